@@ -1,0 +1,163 @@
+"""Videos and pictures on disk: mp4, gif and png, by atomic rename.
+
+Equal frames give equal bytes. T frames  H W frame size.
+"""
+
+import contextlib
+import io
+import os
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from PIL import Image
+
+_BT709 = 1  # the value that H.273 gives matrix, primaries and transfer alike
+
+
+class MediaError(OSError):
+    """A file that cannot be written: no room, no permission, no such folder."""
+
+
+def write_bytes(path: Path | str, data: bytes) -> None:
+    """Writes a file that is either whole or not there.
+
+    Args:
+      path: the file; its folder must exist.
+      data: what to write.
+
+    Raises:
+      MediaError: the file cannot be written; the message names it and says why.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        temporary.write_bytes(data)
+        temporary.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise MediaError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def to_uint8(frames: np.ndarray) -> np.ndarray:
+    """Frames in [0, 1] as bytes, rounded to nearest; what is not a number becomes black.
+
+    Args:
+      frames: [..., H, W, 3], float.
+
+    Returns:
+      [..., H, W, 3], uint8.
+    """
+    frames = np.nan_to_num(np.asarray(frames, np.float32), nan=0.0)
+    return np.round(np.clip(frames, 0.0, 1.0) * 255.0).astype(np.uint8)
+
+
+def enlarge(pixels: np.ndarray, size: int) -> np.ndarray:
+    """Repeats every pixel so often that the longer side comes near `size` without exceeding it.
+
+    Args:
+      pixels: [..., H, W, 3].
+      size: wanted length of the longer side, in pixels.
+
+    Returns:
+      [..., H * n, W * n, 3] with n >= 1, an integer, so that pixels stay square and sharp.
+    """
+    times = max(1, size // max(pixels.shape[-3:-1]))
+    return pixels.repeat(times, axis=-3).repeat(times, axis=-2)
+
+
+def _checked(frames: np.ndarray) -> np.ndarray:
+    frames = np.asarray(frames)
+    if frames.ndim != 4 or frames.shape[-1] != 3 or 0 in frames.shape:
+        raise ValueError(f"frames must be [T, H, W, 3] and not empty, not {list(frames.shape)}")
+    return frames
+
+
+def write_mp4(path: Path | str, frames: np.ndarray, *, fps: float = 8, size: int = 256) -> None:
+    """Writes an H.264 video that browsers play.
+
+    Args:
+      path: the file to write.
+      frames: [T, H, W, 3], float, in [0, 1].
+      fps: frames a second.
+      size: small videos are enlarged by whole pixels to at most this long a side; 0 keeps them.
+
+    Raises:
+      MediaError: the file cannot be written.
+    """
+    pixels = enlarge(to_uint8(_checked(frames)), size)
+    odd = [(0, n % 2) for n in pixels.shape[1:3]]
+    pixels = np.pad(pixels, [(0, 0), *odd, (0, 0)], mode="edge")
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="mp4", options={"fflags": "+bitexact"}) as container:
+        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
+        stream.height, stream.width = pixels.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        stream.options = {"crf": "14", "preset": "medium", "tune": "animation"}
+        context = stream.codec_context
+        context.thread_count = 1  # more would let the bytes depend on the machine's cores
+        context.colorspace = context.color_primaries = context.color_trc = _BT709
+        for image in pixels:
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24").reformat(
+                format="yuv420p", dst_colorspace="ITU709"
+            )
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    write_bytes(path, buffer.getvalue())
+
+
+def write_gif(path: Path | str, frames: np.ndarray, *, fps: float = 8, size: int = 256) -> None:
+    """Writes an endlessly looping gif with one palette for all frames, so that nothing flickers.
+
+    Args:
+      path: the file to write.
+      frames: [T, H, W, 3], float, in [0, 1].
+      fps: frames a second; the format counts in hundredths of a second.
+      size: small videos are enlarged by whole pixels to at most this long a side; 0 keeps them.
+
+    Raises:
+      MediaError: the file cannot be written.
+    """
+    pixels = to_uint8(_checked(frames))
+    tall = Image.fromarray(pixels.reshape(-1, *pixels.shape[2:]))
+    palette = tall.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    enlarged = enlarge(pixels, size)
+    dither = Image.Dither.NONE if enlarged.shape != pixels.shape else Image.Dither.FLOYDSTEINBERG
+    images = [Image.fromarray(image).quantize(palette=palette, dither=dither) for image in enlarged]
+    _save(
+        path,
+        lambda buffer: images[0].save(
+            buffer,
+            format="GIF",
+            save_all=True,
+            append_images=images[1:],
+            duration=round(100 / fps) * 10,
+            loop=0,
+            disposal=1,
+        ),
+    )
+
+
+def write_png(path: Path | str, image: np.ndarray | Image.Image) -> None:
+    """Writes one picture.
+
+    Args:
+      path: the file to write.
+      image: [H, W, 3], uint8, or float in [0, 1]; or a Pillow image.
+
+    Raises:
+      MediaError: the file cannot be written.
+    """
+    if not isinstance(image, Image.Image):
+        image = np.asarray(image)
+        image = Image.fromarray(image if image.dtype == np.uint8 else to_uint8(image))
+    _save(path, lambda buffer: image.save(buffer, format="PNG"))
+
+
+def _save(path: Path | str, save: Callable[[io.BytesIO], None]) -> None:
+    buffer = io.BytesIO()
+    save(buffer)
+    write_bytes(path, buffer.getvalue())
