@@ -1,0 +1,35 @@
+"""Scaled dot-product attention.
+
+B batch  L tokens  N heads  K head size.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+
+def attend(
+    q: Array, k: Array, v: Array, mask: Array | None = None, *, implementation: str = "xla"
+) -> Array:
+    """Attention of every query over the keys that its mask allows.
+
+    Args:
+      q: queries, [B, L_q, N, K].
+      k: keys, [B, L_k, N, K].
+      v: values, [B, L_k, N, K].
+      mask: bool, broadcastable to [B, L_q, L_k], True where the query may attend to the key. A
+        row without any True gives the mean of the values, not NaN.
+      implementation: "xla" (softmax in float32) or "cudnn" (fused, GPU, 16-bit inputs only).
+
+    Returns:
+      [B, L_q, N, K] in the dtype of `v`.
+    """
+    if implementation != "xla":
+        mask = None if mask is None else mask[:, None]
+        return jax.nn.dot_product_attention(q, k, v, mask=mask, implementation=implementation)
+    q = q * q.shape[-1] ** -0.5
+    logits = jnp.einsum("bqnd,bknd->bnqk", q, k, preferred_element_type=jnp.float32)
+    if mask is not None:
+        logits = jnp.where(mask[:, None], logits, jnp.finfo(jnp.float32).min)
+    weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
+    return jnp.einsum("bnqk,bknd->bqnd", weights, v)

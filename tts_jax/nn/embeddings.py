@@ -1,0 +1,45 @@
+"""Sinusoids of the diffusion time and rotary position embeddings.
+
+B batch  L tokens  N heads  K head size.
+"""
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+
+def frequencies(count: int, theta: float = 10000.0) -> np.ndarray:
+    """Geometric frequencies theta^(-k/count), k = 0 .. count - 1, float64 [count]."""
+    return theta ** -(np.arange(count, dtype=np.float64) / count)
+
+
+def timestep_sinusoid(time: Array, width: int = 256) -> Array:
+    """Sinusoidal embedding of the diffusion time, cosines first (arXiv 2006.11239).
+
+    Args:
+      time: [B], used unscaled.
+      width: even number of channels.
+
+    Returns:
+      [B, width], float32: cos(t f_k) followed by sin(t f_k).
+    """
+    angles = time.astype(jnp.float32)[:, None] * frequencies(width // 2).astype(np.float32)
+    return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+
+
+def rotate_pairs(x: Array, cos: Array, sin: Array) -> Array:
+    """Rotary embedding on adjacent pairs (x_2k, x_2k+1) (arXiv 2104.09864).
+
+    Args:
+      x: queries or keys, [B, L, N, K].
+      cos: cosines of the angles, float32 [L, K/2].
+      sin: their sines, float32 [L, K/2].
+
+    Returns:
+      [B, L, N, K] in the dtype of `x`; the rotation is done in float32.
+    """
+    pairs = x.astype(jnp.float32).reshape(*x.shape[:-1], x.shape[-1] // 2, 2)
+    even, odd = pairs[..., 0], pairs[..., 1]
+    cos, sin = cos[:, None], sin[:, None]
+    rotated = jnp.stack([cos * even - sin * odd, sin * even + cos * odd], axis=-1)
+    return rotated.reshape(x.shape).astype(x.dtype)

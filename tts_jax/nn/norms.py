@@ -1,0 +1,42 @@
+"""Normalisations over the last axis; statistics in float32 whatever the input."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+
+
+def layer_norm(x: Array, eps: float = 1e-6) -> Array:
+    """Layer normalisation without parameters.
+
+    Args:
+      x: [..., D].
+      eps: added to the variance.
+
+    Returns:
+      [..., D], float32: zero mean and unit variance over D.
+    """
+    x = x.astype(jnp.float32)
+    centred = x - jnp.mean(x, axis=-1, keepdims=True)
+    return centred * jax.lax.rsqrt(jnp.mean(centred * centred, axis=-1, keepdims=True) + eps)
+
+
+class RMSNorm(nnx.Module):
+    """Division by the root mean square, times a learned scale (arXiv 1910.07467)."""
+
+    def __init__(self, width: int, *, eps: float = 1e-6, rngs: nnx.Rngs):
+        self.scale = nnx.Param(jnp.ones(width))
+        self.eps = eps
+
+    def __call__(self, x: Array) -> Array:
+        """Normalises the last axis.
+
+        Args:
+          x: [..., D].
+
+        Returns:
+          [..., D] in the dtype of `x`.
+        """
+        y = x.astype(jnp.float32)
+        y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + self.eps)
+        return (y * self.scale[...]).astype(x.dtype)
