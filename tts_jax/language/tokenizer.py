@@ -116,6 +116,19 @@ class WorldTokenizer(Tokenizer):
         super().__init__(path, length, closed=True)
 
 
+def open_tokenizer(path: Path | str, length: int) -> Tokenizer:
+    """The tokenizer of a checkpoint folder: the world's, or that of a published CLIP.
+
+    Args:
+      path: a `tokenizer.json`.
+      length: tokens of every row.
+    """
+    end = "<|endoftext|>"
+    if Saved.from_file(str(path)).token_to_id(end) is None:
+        return WorldTokenizer(path, length)
+    return Tokenizer(path, length, pad=end, eos=end)
+
+
 def write_word_tokenizer(path: Path | str, words: Sequence[str]) -> None:
     """Writes a whitespace tokenizer over a closed list of words.
 

@@ -1,0 +1,91 @@
+"""Verifiers by name: scorers of (frames, prompt), higher is better."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from tts_jax.checkpoints import CheckpointError, load_safetensors, save_safetensors
+from tts_jax.language.clip_text import TextConfig
+from tts_jax.language.tokenizer import open_tokenizer
+from tts_jax.verifiers.clip import CLIPConfig, ClipVerifier
+from tts_jax.verifiers.flicker import FlickerVerifier
+from tts_jax.verifiers.oracle import OracleVerifier
+from tts_jax.verifiers.protocol import Verifier
+from tts_jax.verifiers.viclip import ViCLIPConfig, ViClipVerifier
+from tts_jax.vision.vit import VisionConfig
+
+EMBEDDED = Path(__file__).parent.parent / "assets"
+
+TRAINED = {"clip": (ClipVerifier, CLIPConfig), "viclip": (ViClipVerifier, ViCLIPConfig)}
+WEIGHT_FREE = {"flicker": FlickerVerifier, "oracle": OracleVerifier}
+NAMES = (*TRAINED, *WEIGHT_FREE)
+
+
+def parse_config(name: str, fields: Mapping) -> CLIPConfig:
+    """A trained verifier's configuration from its JSON form.
+
+    Args:
+      name: "clip" or "viclip".
+      fields: dataclass fields, nested.
+
+    Raises:
+      TypeError: an unknown or a missing field.
+    """
+    fields = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+    fields["vision"] = VisionConfig(**fields["vision"])
+    fields["text"] = TextConfig(**fields["text"])
+    return TRAINED[name][1](**fields)
+
+
+def load_verifier(name: str, checkpoint: Path | str | None = None) -> tuple[Verifier, dict]:
+    """A verifier and its parameters.
+
+    Args:
+      name: one of `NAMES`.
+      checkpoint: a folder with `config.json`, `tokenizer.json` and `{name}.safetensors`; None takes
+        the embedded one. Verifiers without weights ignore it.
+
+    Returns:
+      The verifier and its nested parameter dictionary, float32.
+
+    Raises:
+      ValueError: unknown name.
+      CheckpointError: the folder does not hold this verifier, or another shape of it.
+    """
+    if name in WEIGHT_FREE:
+        return WEIGHT_FREE[name](), {}
+    if name not in TRAINED:
+        raise ValueError(f"unknown verifier {name!r}; there are {', '.join(NAMES)}")
+    folder = Path(checkpoint or EMBEDDED)
+    try:
+        fields = json.loads((folder / "config.json").read_text())["verifiers"][name]
+        config = parse_config(name, fields)
+        tokenizer = open_tokenizer(folder / "tokenizer.json", config.text.length)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"checkpoint {error.filename} does not exist") from error
+    except KeyError as error:
+        raise CheckpointError(f"{folder / 'config.json'} has no verifier {name!r}") from error
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{folder / 'config.json'}: {error}") from error
+    verifier = TRAINED[name][0](config, tokenizer)
+    return verifier, load_safetensors(folder / f"{name}.safetensors", verifier.abstract_params)
+
+
+def save_verifier(folder: Path | str, verifier: ClipVerifier, params: dict) -> None:
+    """Writes a trained verifier where `load_verifier` finds it, beside what is there already.
+
+    Args:
+      folder: gets `{name}.safetensors`; its `config.json` gets or keeps the other entries.
+      verifier: `clip` or `viclip`.
+      params: nested parameter dictionary.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_safetensors(folder / f"{verifier.name}.safetensors", params)
+    path = folder / "config.json"
+    entries = json.loads(path.read_text()) if path.is_file() else {}
+    entries.setdefault("verifiers", {})[verifier.name] = dataclasses.asdict(verifier.config)
+    temporary = path.with_name(path.name + ".part")
+    temporary.write_text(json.dumps(entries, indent=2) + "\n")
+    temporary.replace(path)
