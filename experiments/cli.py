@@ -1,0 +1,167 @@
+"""What all programs share: flags with a locked config, one-line errors, the compilation cache.
+
+Each program keeps its flags to itself, in a `FlagValues` of its own, so that one process can hold
+several programs, or run one twice.
+"""
+
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from absl import flags
+from ml_collections import config_flags
+
+import configs
+
+CONFIGS = Path(configs.__file__).parent
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130
+
+
+class UsageError(ValueError):
+    """What the user asked for cannot be done; the message is one line and says what to change."""
+
+
+def parse(
+    argv: Sequence[str],
+    *,
+    define: Callable[[flags.FlagValues], None] | None = None,
+    config: str = "embedded.py",
+) -> flags.FlagValues:
+    """Reads a command line.
+
+    Args:
+      argv: the program's name and its arguments.
+      define: adds the program's own flags.
+      config: name of the default file in `configs`.
+
+    Returns:
+      The flags; `.config` is a locked ConfigDict with the overrides applied.
+
+    Raises:
+      UsageError: an unknown flag or field, a value of the wrong type, an unreadable config file.
+    """
+    values = flags.FlagValues()
+    flags.DEFINE_bool("help", False, "show the flags and exit", short_name="h", flag_values=values)
+    if define is not None:
+        define(values)
+    try:
+        config_flags.DEFINE_config_file(
+            "config",
+            str(CONFIGS / config),
+            "a file with get_config(); --config.a.b=value overrides one field",
+            lock_config=True,
+            flag_values=values,
+            sys_argv=list(argv),
+        )
+        rest = values(list(argv))[1:]
+    except (flags.Error, LookupError, AttributeError, TypeError, ValueError) as error:
+        raise UsageError(_one_line(error)) from error
+    except (OSError, ImportError, SyntaxError) as error:
+        raise UsageError(f"the config file cannot be read: {_one_line(error)}") from error
+    if rest:
+        raise UsageError(f"unexpected argument {rest[0]!r}: flags are written --name=value")
+    return values
+
+
+def run(
+    main: Callable[[flags.FlagValues], None],
+    *,
+    doc: str,
+    define: Callable[[flags.FlagValues], None] | None = None,
+    config: str = "embedded.py",
+    argv: Sequence[str] | None = None,
+) -> int:
+    """Runs a program; what the user can put right is one line on stderr.
+
+    Args:
+      main: the program, given its flags.
+      doc: what --help says before the flags.
+      define: adds the program's own flags.
+      config: name of the default file in `configs`.
+      argv: the command line; the process's by default.
+
+    Returns:
+      The exit code: 0, EXIT_BAD_INPUT or EXIT_INTERRUPTED.
+    """
+    argv = sys.argv if argv is None else argv
+    with contextlib.suppress(ValueError):  # only the main thread may set a handler
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    try:
+        if {"-h", "--help", "-help"} & set(argv[1:]):
+            print(doc.strip(), _help(define), sep="\n\n")
+            return 0
+        main(parse(argv, define=define, config=config))
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except Exception as error:
+        if not isinstance(error, _expected()):
+            raise
+        print(f"error: {_one_line(error)}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    return 0
+
+
+def _help(define) -> str:
+    values = flags.FlagValues()
+    flags.DEFINE_string(
+        "config",
+        "configs/embedded.py",
+        "a file with get_config(); --config.a.b=value overrides one field of it",
+        flag_values=values,
+    )
+    if define is not None:
+        define(values)
+    return values.get_help()
+
+
+def _expected() -> tuple[type[Exception], ...]:
+    """Faults of the input; imported here because they bring jax, and --help needs none."""
+    if "jax" not in sys.modules:
+        return (UsageError,)
+    from tts_jax.checkpoints import CheckpointError
+    from tts_jax.language.tokenizer import PromptError
+    from tts_jax.media import MediaError
+
+    return UsageError, CheckpointError, PromptError, MediaError
+
+
+def _one_line(error: BaseException) -> str:
+    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    return " ".join(text.split()) or type(error).__name__
+
+
+def use_compilation_cache() -> Path | None:
+    """Keeps compiled programs between runs, in a folder of the user's, unless they chose one.
+
+    Returns:
+      The folder; None when the user has switched the cache off or it cannot be made.
+    """
+    import jax
+
+    if not jax.config.jax_enable_compilation_cache:
+        return None
+    if jax.config.jax_compilation_cache_dir:  # JAX_COMPILATION_CACHE_DIR
+        return Path(jax.config.jax_compilation_cache_dir)
+    folder = user_cache() / "tts_jax" / "xla"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return None
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    return folder
+
+
+def user_cache() -> Path:
+    """The folder this platform keeps a user's caches in."""
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches"
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
