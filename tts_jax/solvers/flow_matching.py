@@ -1,6 +1,6 @@
 """Flow matching over a pyramid of resolutions (Pyramid-Flow, arXiv 2410.05954).
 
-A sample is generated in stages of growing resolution. Along stage s a local ratio u falls from 1 to 0
+A sample grows in stages of rising resolution. Along stage s a local ratio u falls from 1 to 0
 and `x_u = u x_start + (1 - u) x_end`, with `x_start = start n + (1 - start) up(z_{s-1})` and
 `x_end = end n + (1 - end) z_s`: n is white noise, z_s the clean latents at the stage's resolution.
 Stage 0 is the coarsest; with one stage this is linear flow matching. Constants are those of
