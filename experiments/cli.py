@@ -4,10 +4,13 @@ Each program keeps its flags to itself, in a `FlagValues` of its own, so that on
 several programs, or run one twice.
 """
 
+import ast
 import contextlib
+import itertools
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -48,6 +51,7 @@ def parse(
     flags.DEFINE_bool("help", False, "show the flags and exit", short_name="h", flag_values=values)
     if define is not None:
         define(values)
+    _check_config_file(argv)
     try:
         config_flags.DEFINE_config_file(
             "config",
@@ -58,13 +62,26 @@ def parse(
             sys_argv=list(argv),
         )
         rest = values(list(argv))[1:]
-    except (flags.Error, LookupError, AttributeError, TypeError, ValueError) as error:
+        values.config.lock()
+    except (LookupError, AttributeError) as error:
+        raise UsageError(f"unknown config field: {_one_line(error)}") from error
+    except (flags.Error, TypeError, ValueError) as error:
         raise UsageError(_one_line(error)) from error
     except (OSError, ImportError, SyntaxError) as error:
         raise UsageError(f"the config file cannot be read: {_one_line(error)}") from error
     if rest:
         raise UsageError(f"unexpected argument {rest[0]!r}: flags are written --name=value")
     return values
+
+
+def _check_config_file(argv: Sequence[str]) -> None:
+    """Says so plainly when --config names no file; what follows a colon is the file's argument."""
+    for argument, following in itertools.pairwise([*argv[1:], ""]):
+        name, equals, value = argument.lstrip("-").partition("=")
+        if name == "config" and argument.startswith("-"):
+            file = (value if equals else following).partition(":")[0]
+            if not Path(file).is_file():
+                raise UsageError(f"config file {file!r} does not exist")
 
 
 def run(
@@ -88,9 +105,9 @@ def run(
       The exit code: 0, EXIT_BAD_INPUT or EXIT_INTERRUPTED.
     """
     argv = sys.argv if argv is None else argv
-    with contextlib.suppress(ValueError):  # only the main thread may set a handler
-        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
+        if threading.current_thread() is threading.main_thread():  # the only one allowed to
+            signal.signal(signal.SIGTERM, _stop)
         if {"-h", "--help", "-help"} & set(argv[1:]):
             print(doc.strip(), _help(define), sep="\n\n")
             return 0
@@ -104,6 +121,11 @@ def run(
         print(f"error: {_one_line(error)}", file=sys.stderr)
         return EXIT_BAD_INPUT
     return 0
+
+
+def _stop(number, frame):
+    """Ends a terminated program by an exception, so that it cleans up."""
+    sys.exit(128 + number)
 
 
 def _help(define) -> str:
@@ -131,7 +153,10 @@ def _expected() -> tuple[type[Exception], ...]:
 
 
 def _one_line(error: BaseException) -> str:
-    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    text = str(error)
+    with contextlib.suppress(ValueError, SyntaxError):
+        while isinstance(inner := ast.literal_eval(text), str):  # a KeyError quotes its message
+            text = inner
     return " ".join(text.split()) or type(error).__name__
 
 

@@ -1,0 +1,40 @@
+r"""The embedded world and its small Pyramid-Flow, searched by Tree-of-Frames.
+
+2 CPU cores: first run <seconds> with compilation, then <seconds>; <GiB> of memory. One of 200
+held-out captions succeeds with <share> (one sample: <share>).
+
+python -m experiments.generate --prompt="a red circle moving right and a blue square moving up"
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    """Settings of `experiments.generate` and `experiments.evaluate`."""
+    return ConfigDict(
+        dict(
+            generator=dict(
+                name="pyramid_flow",
+                checkpoint="embedded",  # the one inside the package, or a folder laid out like it
+            ),
+            verifiers=(
+                dict(name="clip", checkpoint="embedded", weight=1.0),
+                dict(name="viclip", checkpoint="embedded", weight=1.0),
+                dict(name="flicker", checkpoint="", weight=0.0),
+            ),
+            panel=dict(aggregation="zscore"),
+            search=dict(
+                preset="tree_of_frames",
+                branching=(8, 1, 2, 1, 1),
+                judges=(1, 3),
+                rule="top_k",
+                keep=(4, 4),
+                image_verifiers=("clip",),
+                share_root_noise=False,
+            ),
+            budget=dict(nfe=0, flops=0.0, seconds=0.0),  # 0: no limit
+            mesh=dict(branch=0),  # devices that share the branches; 0: all there are
+            micro_batch=0,  # branches advanced at once; 0: all
+            seed=0,
+        )
+    )
