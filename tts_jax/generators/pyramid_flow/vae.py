@@ -7,7 +7,7 @@ B batch  T frames  H W size  C channels. Channels last, pixels in [-1, 1].
 """
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import jax
@@ -16,6 +16,9 @@ from flax import nnx
 from jax import Array
 
 from tts_jax.nn.conv import CausalConv3d, GroupNorm, Window
+
+Past = list[Array] | None  # what the convolutions keep of earlier windows; None at a clip's start
+_OVERLAP = 0.25  # of neighbouring tiles
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -312,6 +315,8 @@ class CausalVideoVAE(nnx.Module):
 
     def __init__(self, config: VAEConfig, *, rngs: nnx.Rngs):
         latent = config.latent_channels
+        self.spatial_factor = config.spatial_factor
+        self.temporal_factor = config.temporal_factor
         self.encoder = Encoder(config, rngs=rngs)
         self.quant = CausalConv3d(2 * latent, 2 * latent, (1, 1, 1), rngs=rngs)
         self.post_quant = CausalConv3d(latent, latent, (1, 1, 1), rngs=rngs)
@@ -325,7 +330,11 @@ class CausalVideoVAE(nnx.Module):
 
         Returns:
           Mean and log-variance (not clamped) on channels, [B, 1 + k, H/s, W/s, 2C], float32.
+
+        Raises:
+          ValueError: another number of frames.
         """
+        self._check_frames(pixels.shape[1] - 1)
         return self._encode(pixels, None)
 
     def decode(self, latents: Array) -> Array:
@@ -339,6 +348,65 @@ class CausalVideoVAE(nnx.Module):
         """
         return self._decode(latents, None)
 
+    def encode_chunked(self, pixels: Array, window: int = 8) -> Array:
+        """`encode` in temporal windows: the same moments from less memory.
+
+        Args:
+          pixels: [B, 1 + a*k, H, W, 3] in [-1, 1].
+          window: frames per window, a multiple of the temporal factor; the first has one more.
+
+        Raises:
+          ValueError: another number of frames, or such a window.
+        """
+        self._check_frames(pixels.shape[1] - 1)
+        self._check_frames(window)
+        return _in_windows(self._encode_window, pixels, window)
+
+    def decode_chunked(self, latents: Array, window: int = 1) -> Array:
+        """`decode` in temporal windows: the same pixels from less memory.
+
+        Args:
+          latents: [B, 1 + k, h, w, C], in the VAE's own scale.
+          window: latent frames per window; the first has one more.
+        """
+        return _in_windows(self._decode_window, latents, window)
+
+    def encode_tiled(self, pixels: Array, tile: int = 256, window: int | None = None) -> Array:
+        """Moments blended from overlapping square tiles; unlike windows, tiles change the result.
+
+        Args:
+          pixels: [B, 1 + a*k, H, W, 3] in [-1, 1]; encoded in one piece when no larger than a tile.
+          tile: side of a tile in pixels.
+          window: frames per temporal window inside a tile; None for whole clips.
+        """
+        run = self.encode if window is None else lambda x: self.encode_chunked(x, window)
+        small = tile // self.spatial_factor
+        blend = int(small * _OVERLAP)
+        stride = int(tile * (1 - _OVERLAP))
+        return _in_tiles(run, pixels, tile, stride=stride, blend=blend, keep=small - blend)
+
+    def decode_tiled(self, latents: Array, tile: int = 256, window: int | None = None) -> Array:
+        """Pixels blended from overlapping square tiles; unlike windows, tiles change the result.
+
+        The published pipeline decodes with (tile 256, window 1) to save memory, else (512, 2).
+
+        Args:
+          latents: [B, 1 + k, h, w, C]; decoded in one piece when no larger than a tile.
+          tile: side of a tile in pixels.
+          window: latent frames per temporal window inside a tile; None for whole clips.
+        """
+        run = self.decode if window is None else lambda z: self.decode_chunked(z, window)
+        small = tile // self.spatial_factor
+        blend = int(tile * _OVERLAP)
+        stride = int(small * (1 - _OVERLAP))
+        return _in_tiles(run, latents, small, stride=stride, blend=blend, keep=tile - blend)
+
+    def _check_frames(self, frames: int) -> None:
+        if frames % self.temporal_factor:
+            raise ValueError(
+                f"after the first, frames come in multiples of {self.temporal_factor}; got {frames}"
+            )
+
     def _encode(self, pixels: Array, window: Window | None) -> Array:
         pixels = pixels.astype(self.quant.kernel.dtype)
         return self.quant(self.encoder(pixels, window)).astype(jnp.float32)
@@ -346,6 +414,75 @@ class CausalVideoVAE(nnx.Module):
     def _decode(self, latents: Array, window: Window | None) -> Array:
         latents = latents.astype(self.post_quant.kernel.dtype)
         return self.decoder(self.post_quant(latents), window).astype(jnp.float32)
+
+    def _encode_window(self, pixels: Array, past: Past) -> tuple[Array, Past]:
+        window = Window(past)
+        return self._encode(pixels, window), window.kept
+
+    def _decode_window(self, latents: Array, past: Past) -> tuple[Array, Past]:
+        window = Window(past)
+        return self._decode(latents, window), window.kept
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentFactors:
+    """Affine map between VAE latents and the denoiser's: model = (vae - shift) * scale.
+
+    The first frame of a clip, encoded as an image, has other statistics than those that follow.
+    """
+
+    first_shift: float
+    first_scale: float
+    shift: float
+    scale: float
+
+    @classmethod
+    def flux(cls) -> "LatentFactors":
+        """The factors of pyramid-flow-miniflux."""
+        return cls(first_shift=-0.04, first_scale=1 / 1.8726, shift=-0.2343, scale=1 / 3.0986)
+
+    @classmethod
+    def mmdit(cls) -> "LatentFactors":
+        """The factors of pyramid-flow-sd3."""
+        return cls(first_shift=0.1490, first_scale=1 / 1.8415, shift=-0.2343, scale=1 / 3.0986)
+
+    def to_model(self, latents: Array) -> Array:
+        """VAE latents, [..., T, h, w, C] with frame 0 the clip's first, to the denoiser's."""
+        shift, scale = self._per_frame(latents)
+        return (latents - shift) * scale
+
+    def to_vae(self, latents: Array) -> Array:
+        """Denoiser latents, [..., T, h, w, C] with frame 0 the clip's first, to the VAE's."""
+        shift, scale = self._per_frame(latents)
+        return latents / scale + shift
+
+    def _per_frame(self, latents: Array) -> tuple[Array, Array]:
+        first = (jnp.arange(latents.shape[-4]) == 0)[:, None, None, None]
+        return (
+            jnp.where(first, self.first_shift, self.shift),
+            jnp.where(first, self.first_scale, self.scale),
+        )
+
+
+def decode_latent(
+    decode: Callable[[Array], Array], latents: Array, factors: LatentFactors
+) -> Array:
+    """8-bit frames of denoiser latents, as the published pipeline returns them.
+
+    Args:
+      decode: VAE latents to pixels in [-1, 1]: one of the VAE's decoding methods.
+      latents: [B, T, h, w, C] in the denoiser's scale.
+      factors: the scale of that denoiser.
+
+    Returns:
+      [B, T', H, W, 3], uint8.
+    """
+    return to_uint8(decode(factors.to_vae(latents)))
+
+
+def to_uint8(pixels: Array) -> Array:
+    """Pixels in [-1, 1] to grey levels; truncates, as the reference does, and does not round."""
+    return jnp.clip(127.5 * pixels + 127.5, 0.0, 255.0).astype(jnp.uint8)
 
 
 def posterior_mode(moments: Array) -> Array:
@@ -369,3 +506,71 @@ def posterior_sample(moments: Array, noise: Array) -> Array:
 
 def _silu(x: Array) -> Array:
     return jax.nn.silu(x.astype(jnp.float32)).astype(x.dtype)
+
+
+def _in_windows(run: Callable[[Array, Past], tuple[Array, Past]], x: Array, window: int) -> Array:
+    """Runs over windows of frames: 1 + window of them, then `window` at a time, then the rest."""
+    first, x = x[:, : window + 1], x[:, window + 1 :]
+    out, past = run(first, None)
+    pieces = [out]
+    count = x.shape[1] // window
+    if count:
+        whole = x[:, : count * window].reshape(-1, count, window, *x.shape[2:]).swapaxes(0, 1)
+
+        def step(past: Past, x: Array) -> tuple[Past, Array]:
+            out, past = run(x, past)
+            return past, out
+
+        past, out = jax.lax.scan(step, past, whole)
+        pieces.append(jnp.concatenate(out, axis=1))
+    if x.shape[1] > count * window:
+        pieces.append(run(x[:, count * window :], past)[0])
+    return jnp.concatenate(pieces, axis=1)
+
+
+def _in_tiles(
+    run: Callable[[Array], Array], x: Array, size: int, *, stride: int, blend: int, keep: int
+) -> Array:
+    """Runs over overlapping tiles and joins their outputs.
+
+    A tile is blended with the already blended, uncropped tile above it, then with the one on its
+    left, and only then cropped: the order is part of the result.
+
+    Args:
+      run: [B, T, h, w, C] to [B, T', h', w', C'].
+      x: the whole input; returned through `run` in one piece when no side exceeds `size`.
+      size: side of a tile of `x`.
+      stride: distance between tiles of `x`.
+      blend: width over which outputs are blended.
+      keep: side of the part of each output that is kept; the last ones may be shorter.
+    """
+    height, width = x.shape[2:4]
+    if height <= size and width <= size:
+        return run(x)
+    tops, lefts = range(0, height, stride), range(0, width, stride)
+    pieces = {(i, j): x[:, :, i : i + size, j : j + size] for i in tops for j in lefts}
+    outputs = {}
+    for shape in dict.fromkeys(p.shape for p in pieces.values()):  # one program per shape
+        places = [place for place, piece in pieces.items() if piece.shape == shape]
+        done = jax.lax.map(run, jnp.stack([pieces[place] for place in places]))
+        outputs |= dict(zip(places, done, strict=True))
+    rows = []
+    for i in tops:
+        for j in lefts:
+            if i:
+                outputs[i, j] = _blend(outputs[i - stride, j], outputs[i, j], blend, axis=2)
+            if j:
+                outputs[i, j] = _blend(outputs[i, j - stride], outputs[i, j], blend, axis=3)
+        row = [outputs[i, j][:, :, :keep, :keep] for j in lefts]
+        rows.append(jnp.concatenate(row, axis=3))
+    return jnp.concatenate(rows, axis=2)
+
+
+def _blend(before: Array, after: Array, extent: int, axis: int) -> Array:
+    """`after`, its start faded in over the end of its neighbour along an axis."""
+    extent = min(before.shape[axis], after.shape[axis], extent)
+    end = before.shape[axis]
+    tail = jax.lax.slice_in_dim(before, end - extent, end, axis=axis)
+    head, rest = jnp.split(after, [extent], axis=axis)
+    weight = (jnp.arange(extent) / max(extent, 1)).reshape(-1, *[1] * (after.ndim - axis - 1))
+    return jnp.concatenate([tail * (1 - weight) + head * weight, rest], axis=axis)

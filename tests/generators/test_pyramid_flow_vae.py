@@ -1,0 +1,249 @@
+"""Parity of the Pyramid-Flow VAE with the reference's recorded inputs, outputs and activations."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from safetensors.numpy import load_file
+
+from converters.core import ConversionError, check, convert
+from converters.pyramid_flow import VAE_RULES
+from tts_jax.checkpoints import abstract_params, flatten, init_params
+from tts_jax.generators.pyramid_flow.vae import (
+    CausalVideoVAE,
+    LatentFactors,
+    VAEConfig,
+    decode_latent,
+    posterior_mode,
+    posterior_sample,
+    to_uint8,
+)
+
+TOLERANCE = {"atol": 1e-5, "rtol": 1e-5}
+
+
+class Reference:
+    """A golden folder: its converted model and its tensors, channels last."""
+
+    def __init__(self, folder):
+        self.config = VAEConfig.from_reference(json.loads((folder / "config.json").read_text()))
+        graph, like = abstract_params(lambda: CausalVideoVAE(self.config, rngs=nnx.Rngs(0)))
+        params = convert(load_file(folder / "weights.safetensors"), like, VAE_RULES)
+        self.tensors = {
+            name: np.moveaxis(x, 1, -1) if x.ndim >= 4 and x.dtype != np.uint8 else x
+            for name, x in load_file(folder / "io.safetensors").items()
+        }
+        self.vae = nnx.merge(graph, jax.tree.map(jnp.asarray, params))
+
+    def __getitem__(self, name):
+        return self.tensors[name]
+
+    def calls(self, prefix, suffix):
+        """Names before `suffix` that start with `prefix`, those of single calls only."""
+        ends = (n.removesuffix(suffix) for n in self.tensors if n.endswith(suffix))
+        return [n for n in ends if n.startswith(prefix) and "." not in n]
+
+
+@pytest.fixture(scope="module")
+def reference(golden):
+    return Reference(golden("pyramid_flow_vae"))
+
+
+def assert_equal(found, wanted):
+    np.testing.assert_allclose(np.asarray(found), wanted, **TOLERANCE)
+
+
+def test_encodes_as_the_reference(reference):
+    names = [n for n in reference.calls("enc_t", ".moments") if n[5:].isdigit()]
+    assert len(names) >= 2
+    for name in names:
+        moments = jax.jit(reference.vae.encode)(reference[f"{name}.in"])
+        assert_equal(moments, reference[f"{name}.moments"])
+
+
+def test_samples_as_the_reference(reference):
+    moments, noise = reference["enc_t1.moments"], reference["enc_t1.eps"]
+    assert_equal(posterior_sample(moments, noise), reference["enc_t1.sample"])
+    assert_equal(posterior_mode(moments), moments[..., : noise.shape[-1]])
+
+
+def test_decodes_as_the_reference(reference):
+    names = [n for n in reference.calls("dec_t", ".out") if n[5:].isdigit()]
+    assert len(names) >= 2
+    for name in names:
+        pixels = jax.jit(reference.vae.decode)(reference[f"{name}.in"])
+        assert_equal(pixels, reference[f"{name}.out"])
+
+
+def test_windows_give_what_the_whole_clip_gives(reference):
+    vae = reference.vae
+    for name in reference.calls("enc_", ".moments"):
+        if "_chunk" in name:
+            whole, window = name.split("_chunk")
+            moments = jax.jit(vae.encode_chunked, static_argnums=1)(
+                reference[f"{whole}.in"], int(window)
+            )
+            assert_equal(moments, reference[f"{name}.moments"])
+    for name in reference.calls("dec_", ".out"):
+        if "_chunk" in name:
+            whole, window = name.split("_chunk")
+            pixels = jax.jit(vae.decode_chunked, static_argnums=1)(
+                reference[f"{whole}.in"], int(window)
+            )
+            assert_equal(pixels, reference[f"{name}.out"])
+
+
+def test_a_last_shorter_window_changes_nothing(reference):
+    latents = reference["dec_t3.in"]
+    latents = np.concatenate([latents, latents[:, ::-1]], axis=1)
+    windowed = jax.jit(reference.vae.decode_chunked, static_argnums=1)(latents, 2)
+    assert_equal(windowed, jax.jit(reference.vae.decode)(latents))
+
+
+@pytest.mark.parametrize("frames, window", [(2, 8), (9, 3)])
+def test_frames_that_fill_no_latent_are_refused(reference, frames, window):
+    with pytest.raises(ValueError, match="multiples of"):
+        reference.vae.encode_chunked(jnp.zeros((1, frames, 16, 16, 3)), window)
+
+
+def test_tiles_are_blended_in_the_order_of_the_reference(reference):
+    vae, tile = reference.vae, 32
+    pixels = jax.jit(lambda z: vae.decode_tiled(z, tile, 1))(reference["dec_tiled.in"])
+    assert_equal(pixels, reference["dec_tiled.out"])
+    moments = jax.jit(lambda x: vae.encode_tiled(x, tile, 8))(reference["enc_tiled.in"])
+    assert_equal(moments, reference["enc_tiled.moments"])
+
+
+def test_an_input_of_one_tile_is_not_tiled(reference):
+    latents = reference["dec_t2.in"]
+    pixels = jax.jit(lambda z: reference.vae.decode_tiled(z, 256))(latents)
+    assert_equal(pixels, reference["dec_t2.out"])
+
+
+def test_8_bit_frames_are_those_of_the_pipeline(reference):
+    vae = reference.vae
+    names = [n.removesuffix(".in") for n in reference.tensors if n.startswith("decode_latent.")]
+    names = [n for n in names if not n.endswith(".frames")]
+    assert len(names) >= 2
+    for name in names:
+        factors = getattr(LatentFactors, name.split(".")[1])()
+        run = jax.jit(
+            lambda z, factors=factors: decode_latent(
+                lambda z: vae.decode_tiled(z, 256, 1), z, factors
+            )
+        )
+        frames = np.asarray(run(reference[f"{name}.in"]))
+        assert frames.dtype == np.uint8
+        wanted = reference[f"{name}.frames"].astype(int)
+        assert np.abs(frames[0].astype(int) - wanted).max() <= 1
+        assert np.mean(frames[0] != wanted) < 1e-2
+
+
+def test_grey_levels_are_truncated_and_clipped():
+    pixels = jnp.array([-2.0, -1.0, 0.0, 0.999, 1.0, 3.0])
+    assert to_uint8(pixels).tolist() == [0, 0, 127, 254, 255, 255]
+
+
+@pytest.mark.parametrize("factors", [LatentFactors.flux(), LatentFactors.mmdit()])
+def test_factors_undo_each_other_and_tell_the_first_frame_apart(factors):
+    latents = jax.random.normal(jax.random.key(0), (2, 3, 2, 2, 4))
+    scaled = factors.to_model(latents)
+    assert_equal(factors.to_vae(scaled), latents)
+    assert_equal(
+        scaled[:, :1], (latents[:, :1] - factors.first_shift) * np.float32(factors.first_scale)
+    )
+    assert_equal(scaled[:, 1:], (latents[:, 1:] - factors.shift) * np.float32(factors.scale))
+
+
+def test_encoder_activations_are_those_of_the_reference(reference):
+    encoder = reference.vae.encoder
+    middle = lambda name: reference[f"enc_t9.mid.{name}"]  # noqa: E731
+    x = jax.jit(encoder.conv_in)(reference["enc_t9.in"])
+    assert_equal(x, middle("conv_in"))
+    resnets, spatial = encoder.down[0].resnets, encoder.down[0].spatial
+    for i, resnet in enumerate(resnets):
+        x = jax.jit(resnet)(x)
+        if f"enc_t9.mid.down0.resnet{i}" in reference.tensors:
+            assert_equal(x, middle(f"down0.resnet{i}"))
+    if spatial is not None:
+        x = jax.jit(spatial)(x)
+        assert_equal(x, middle("down0.spatial"))
+    x = middle("conv_in")
+    for i, block in enumerate(encoder.down):
+        x = jax.jit(block)(x)
+        assert_equal(x, middle(f"down{i}"))
+    attended = jax.jit(lambda x: encoder.mid.attention(encoder.mid.resnets[0](x)))(x)
+    wanted = middle("mid_attn_bt")
+    assert_equal(np.reshape(attended, wanted.shape), wanted)
+    x = jax.jit(encoder.mid)(x)
+    assert_equal(x, middle("mid_block"))
+    moments = jax.jit(lambda x: encoder.conv_out(jax.nn.silu(encoder.norm_out(x))))(x)
+    assert_equal(moments, middle("conv_out"))
+
+
+def test_decoder_activations_are_those_of_the_reference(reference):
+    vae, decoder = reference.vae, reference.vae.decoder
+    middle = lambda name: reference[f"dec_t2.mid.{name}"]  # noqa: E731
+    x = jax.jit(lambda z: decoder.conv_in(vae.post_quant(z)))(reference["dec_t2.in"])
+    assert_equal(x, middle("conv_in"))
+    x = jax.jit(decoder.mid)(x)
+    assert_equal(x, middle("mid_block"))
+    first = decoder.up[0]
+    for resnet in first.resnets:
+        x = jax.jit(resnet)(x)
+    for name in ("spatial", "temporal"):
+        if (layer := getattr(first, name)) is not None:
+            x = jax.jit(layer)(x)
+            assert_equal(x, middle(f"up0.{name}"))
+    x = middle("mid_block")
+    for i, block in enumerate(decoder.up):
+        x = jax.jit(block)(x)
+        assert_equal(x, middle(f"up{i}"))
+
+
+def test_every_published_tensor_is_taken_once(golden):
+    manifest = json.loads((golden("manifests") / "pyramid_flow_vae.json").read_text())
+    _, like = abstract_params(lambda: CausalVideoVAE(VAEConfig.published(), rngs=nnx.Rngs(0)))
+    assert len(check(manifest, like, VAE_RULES)) == len(manifest) == len(flatten(like))
+    old_names = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    older = {}
+    for name, shape in manifest.items():
+        for new, old in old_names.items():
+            name = name.replace(f".{new}.", f".{old}.")
+        older[name] = shape
+    check(older, like, VAE_RULES)
+    with pytest.raises(ConversionError, match="filled by"):
+        check(manifest | older, like, VAE_RULES)
+
+
+def test_blocks_may_differ_in_number_and_in_what_they_resample():
+    config = VAEConfig(
+        latent_channels=4,
+        encoder_channels=(8, 16),
+        encoder_layers=(1, 1),
+        encoder_spatial_down=(True, False),
+        encoder_temporal_down=(False, True),
+        encoder_groups=4,
+        decoder_channels=(8, 12, 16),
+        decoder_layers=(1, 2, 1),
+        decoder_spatial_up=(True, False, False),
+        decoder_temporal_up=(False, True, False),
+        decoder_groups=2,
+    )
+    graph, params = init_params(lambda: CausalVideoVAE(config, rngs=nnx.Rngs(0)))
+    vae = nnx.merge(graph, params)
+    pixels = jax.random.normal(jax.random.key(0), (2, 5, 8, 6, 3))
+    moments = jax.eval_shape(vae.encode, pixels)
+    assert moments.shape == (2, 3, 4, 3, 8)
+    latents = jax.eval_shape(posterior_mode, moments)
+    assert jax.eval_shape(vae.decode, latents).shape == pixels.shape
+
+
+def test_settings_that_no_checkpoint_has_are_refused(golden):
+    config = json.loads((golden("pyramid_flow_vae") / "config.json").read_text())
+    config |= {"interpolate": True, "decoder_act_fn": "relu"}
+    with pytest.raises(ValueError, match=r"decoder_act_fn='relu'.*interpolate=True"):
+        VAEConfig.from_reference(config)
