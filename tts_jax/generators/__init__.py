@@ -1,0 +1,92 @@
+"""Generators by name: text-to-video models seen as chains of segments."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+from tts_jax.checkpoints import CheckpointError, load_safetensors, save_safetensors
+from tts_jax.generators.protocol import Generator
+from tts_jax.generators.pyramid_flow.generator import PyramidFlow, PyramidFlowConfig
+from tts_jax.language.tokenizer import open_tokenizer
+
+EMBEDDED = Path(__file__).parent.parent / "assets"
+
+GENERATORS = {"pyramid_flow": (PyramidFlow, PyramidFlowConfig)}
+
+
+def load_generator(
+    name: str, checkpoint: Path | str | None = None, **overrides
+) -> tuple[Generator, dict]:
+    """A generator and its parameters.
+
+    Args:
+      name: one of `GENERATORS`.
+      checkpoint: a folder with `config.json`, `tokenizer.json` and one safetensors file per part of
+        the model; None or "embedded" takes the one inside the package.
+      **overrides: sampler fields that replace those of the checkpoint.
+
+    Returns:
+      The generator and its nested parameter dictionary, float32.
+
+    Raises:
+      ValueError: unknown name, or an override that the sampler refuses.
+      CheckpointError: the folder does not hold this generator, or another shape of it.
+    """
+    if name not in GENERATORS:
+        raise ValueError(f"unknown generator {name!r}; there are {', '.join(GENERATORS)}")
+    build, config_type = GENERATORS[name]
+    folder = EMBEDDED if checkpoint in (None, "", "embedded") else Path(checkpoint)
+    path = folder / "config.json"
+    for needed in (path, folder / "tokenizer.json"):
+        if not needed.is_file():
+            raise CheckpointError(f"checkpoint {needed} does not exist")
+    try:
+        fields = json.loads(path.read_text())["generator"]
+        if fields["name"] != name:
+            raise CheckpointError(f"{path} holds generator {fields['name']!r}, not {name!r}")
+        config = config_type.from_json(fields)
+    except KeyError as error:
+        raise CheckpointError(f"{path} has no field {error}") from error
+    except CheckpointError:
+        raise
+    except (TypeError, AttributeError, ValueError) as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    config = dataclasses.replace(config, sampler=_override(config.sampler, overrides))
+    try:
+        tokenizer = open_tokenizer(folder / "tokenizer.json", config.text.length)
+    except Exception as error:  # the tokenizers library raises nothing narrower
+        raise CheckpointError(f"{folder / 'tokenizer.json'}: {error}") from error
+    generator = build(config, tokenizer)
+    params = {
+        part: load_safetensors(folder / f"{part}.safetensors", like)
+        for part, like in generator.abstract_params.items()
+    }
+    return generator, params
+
+
+def save_generator(folder: Path | str, generator: Generator, params: dict) -> None:
+    """Writes a generator where `load_generator` finds it; `tokenizer.json` must be there already.
+
+    Args:
+      folder: gets one safetensors file per part; its `config.json` keeps its other entries.
+      generator: the model.
+      params: nested parameter dictionary, one entry per part; a part left out is not written.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    for part, values in params.items():
+        save_safetensors(folder / f"{part}.safetensors", values)
+    path = folder / "config.json"
+    entries = json.loads(path.read_text()) if path.is_file() else {}
+    entries["generator"] = {"name": generator.name, **dataclasses.asdict(generator.config)}
+    temporary = path.with_name(path.name + ".part")
+    temporary.write_text(json.dumps(entries, indent=2) + "\n")
+    temporary.replace(path)
+
+
+def _override(sampler, overrides: dict):
+    known = {field.name for field in dataclasses.fields(sampler)}
+    unknown = sorted(set(overrides) - known)
+    if unknown:
+        raise ValueError(f"unknown sampler fields {unknown}; there are {sorted(known)}")
+    return dataclasses.replace(sampler, **overrides)

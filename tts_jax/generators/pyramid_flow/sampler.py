@@ -332,7 +332,7 @@ def sample_unit(
     noise: Array,
     block_noises: Sequence[Array],
     first: bool,
-) -> Array:
+) -> tuple[Array, ...]:
     """Generates one unit from given noise.
 
     Args:
@@ -346,16 +346,17 @@ def sample_unit(
       first: whether this is unit 0.
 
     Returns:
-      The unit, [T, H, W, C] float32.
+      End of every stage, [T, h, w, C] float32; the last is the unit.
     """
     times = unit_times(config, unit, first)
-    x = coarse_noise(noise, config.stages - 1)
+    x, ends = coarse_noise(noise, config.stages - 1), []
     for stage in range(config.stages):
         if stage:
             x = stage_jump(config.schedule, stage, x, block_noises[stage - 1])
         history = () if first else gather_history(config, latents[None], unit, stage)
         x = denoise_stage(model, config, x, times, history, condition, stage, first)
-    return x
+        ends.append(x)
+    return tuple(ends)
 
 
 def draw_noise(key: Array, config: SamplerConfig, frames: int) -> Array:
