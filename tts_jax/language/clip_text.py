@@ -84,17 +84,19 @@ class TextTower(nnx.Module):
                 rngs=rngs,
             )
 
-    def __call__(self, tokens: Array) -> tuple[Array, Array]:
+    def __call__(self, tokens: Array, mask: Array | None = None) -> tuple[Array, Array]:
         """Encodes token sequences.
 
         Args:
           tokens: token ids, [B, L] int32, L at most `config.length`, padded after the end token.
+          mask: tokens that others may see, [B, L] bool; the end token's state does not depend on
+            it, the states of the padding do.
 
         Returns:
           Normed states of all tokens, [B, L, D], and that of the end token, [B, D].
         """
         x = self.token(tokens) + self.position[: tokens.shape[1]]
-        hidden = self.norm(run(self.blocks, x, causal=True))
+        hidden = self.norm(run(self.blocks, x, mask, causal=True))
         eos = self.config.eos_id
         end = jnp.argmax(tokens if eos is None else tokens == eos, axis=1)
         return hidden, jnp.take_along_axis(hidden, end[:, None, None], axis=1)[:, 0]

@@ -52,10 +52,12 @@ class Attention(nnx.Module):
         self.q, self.k, self.v = linear(inner), linear(inner), linear(inner)
         self.out = linear(inner * (2 * config.layers) ** -0.5)
 
-    def __call__(self, x: Array, *, causal: bool) -> Array:
+    def __call__(self, x: Array, mask: Array | None, *, causal: bool) -> Array:
         split = (*x.shape[:-1], self.heads, -1)
         q, k, v = (project(x).reshape(split) for project in (self.q, self.k, self.v))
-        return self.out(jax.nn.dot_product_attention(q, k, v, is_causal=causal).reshape(x.shape))
+        seen = None if mask is None else mask[:, None, None]
+        x_seen = jax.nn.dot_product_attention(q, k, v, mask=seen, is_causal=causal)
+        return self.out(x_seen.reshape(x.shape))
 
 
 class FeedForward(nnx.Module):
@@ -81,8 +83,8 @@ class Block(nnx.Module):
         self.norm2 = nnx.LayerNorm(config.width, epsilon=config.epsilon, rngs=rngs)
         self.mlp = FeedForward(config, rngs=rngs)
 
-    def __call__(self, x: Array, *, causal: bool = False) -> Array:
-        x = x + self.attention(self.norm1(x), causal=causal)
+    def __call__(self, x: Array, mask: Array | None = None, *, causal: bool = False) -> Array:
+        x = x + self.attention(self.norm1(x), mask, causal=causal)
         return x + self.mlp(self.norm2(x))
 
 
@@ -92,18 +94,19 @@ def stack(config: EncoderConfig, *, rngs: nnx.Rngs) -> Block:
     return jax.vmap(lambda key: Block(config, rngs=nnx.Rngs(key)))(keys)
 
 
-def run(blocks: Block, x: Array, *, causal: bool = False) -> Array:
+def run(blocks: Block, x: Array, mask: Array | None = None, *, causal: bool = False) -> Array:
     """Applies stacked blocks one after the other.
 
     Args:
       blocks: what `stack` returned.
       x: tokens, [B, L, D].
+      mask: tokens that others may see, [B, L] bool; all if None.
       causal: whether a token sees only itself and those before it.
 
     Returns:
       Tokens, [B, L, D].
     """
-    return jax.lax.scan(lambda h, block: (block(h, causal=causal), None), x, blocks)[0]
+    return jax.lax.scan(lambda h, block: (block(h, mask, causal=causal), None), x, blocks)[0]
 
 
 def normalise(x: Array) -> Array:

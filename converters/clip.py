@@ -1,0 +1,115 @@
+r"""Tables of openai/clip-vit-large-patch14 and of OpenGVLab's ViCLIP.
+
+CLIP is read under the names of the transformers package. ViCLIP, like the first CLIP, stores query,
+key and value as one matrix: give its tensors through `split_fused` first.
+"""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+
+import numpy as np
+
+from converters.core import AS_IS, CONV2D, CONV3D, LINEAR
+
+_LAYER = r"(vision|text)_model\.encoder\.layers\.(\d+)"
+_ATTENTION = _LAYER + r"\.self_attn\.([qkv])_proj"
+
+CLIP_RULES = {
+    r"logit_scale": ("logit_scale", AS_IS),
+    r"text_projection\.weight": ("text.projection.kernel", LINEAR),
+    r"visual_projection\.weight": ("vision.projection.kernel", LINEAR),
+    r"text_model\.embeddings\.token_embedding\.weight": ("text.token.embedding", AS_IS),
+    r"(vision|text)_model\.embeddings\.position_embedding\.weight": (r"\1.position", AS_IS),
+    r"vision_model\.embeddings\.class_embedding": ("vision.class_token", AS_IS),
+    r"vision_model\.embeddings\.patch_embedding\.weight": ("vision.patch", CONV2D),
+    _ATTENTION + r"\.weight": (r"\1.blocks.attention.\3.kernel[\2]", LINEAR),
+    _ATTENTION + r"\.bias": (r"\1.blocks.attention.\3.bias[\2]", AS_IS),
+    _LAYER + r"\.self_attn\.out_proj\.weight": (r"\1.blocks.attention.out.kernel[\2]", LINEAR),
+    _LAYER + r"\.self_attn\.out_proj\.bias": (r"\1.blocks.attention.out.bias[\2]", AS_IS),
+    _LAYER + r"\.mlp\.(fc[12])\.weight": (r"\1.blocks.mlp.\3.kernel[\2]", LINEAR),
+    _LAYER + r"\.mlp\.(fc[12])\.bias": (r"\1.blocks.mlp.\3.bias[\2]", AS_IS),
+    _LAYER + r"\.layer_norm([12])\.weight": (r"\1.blocks.norm\3.scale[\2]", AS_IS),
+    _LAYER + r"\.layer_norm([12])\.bias": (r"\1.blocks.norm\3.bias[\2]", AS_IS),
+    r"text_model\.final_layer_norm\.weight": ("text.norm.scale", AS_IS),
+    r"text_model\.final_layer_norm\.bias": ("text.norm.bias", AS_IS),
+    r"vision_model\.pre_layrnorm\.weight": ("vision.norm_in.scale", AS_IS),
+    r"vision_model\.pre_layrnorm\.bias": ("vision.norm_in.bias", AS_IS),
+    r"vision_model\.post_layernorm\.weight": ("vision.norm_out.scale", AS_IS),
+    r"vision_model\.post_layernorm\.bias": ("vision.norm_out.bias", AS_IS),
+}
+
+CLIP_IGNORED = {
+    r"(vision|text)_model\.embeddings\.position_ids": "recomputed",
+    r"laion_(linear|mlp)\..*": "heads on the image embedding, which are models of their own",
+}
+
+
+def log_inverse(temperature: np.ndarray) -> np.ndarray:
+    """A temperature as the logarithm of the scale that CLIP stores."""
+    with np.errstate(divide="ignore"):
+        return -np.log(temperature)
+
+
+_TOWER = r"(vision|text)_encoder\.transformer\.resblocks\.(\d+)"
+
+VICLIP_RULES = {
+    r"temp": ("logit_scale", log_inverse),
+    r"vision_encoder\.class_embedding": ("vision.class_token", AS_IS),
+    r"vision_encoder\.conv1\.weight": ("vision.patch", CONV3D),
+    r"(vision|text)_encoder\.positional_embedding": (r"\1.position", AS_IS),
+    r"vision_encoder\.temporal_positional_embedding": ("vision.time", lambda table: table[0]),
+    r"vision_encoder\.proj": ("vision.projection.kernel", AS_IS),
+    r"text_encoder\.text_projection": ("text.projection.kernel", AS_IS),
+    r"text_encoder\.token_embedding\.weight": ("text.token.embedding", AS_IS),
+    r"vision_encoder\.ln_pre\.weight": ("vision.norm_in.scale", AS_IS),
+    r"vision_encoder\.ln_pre\.bias": ("vision.norm_in.bias", AS_IS),
+    r"vision_encoder\.ln_post\.weight": ("vision.norm_out.scale", AS_IS),
+    r"vision_encoder\.ln_post\.bias": ("vision.norm_out.bias", AS_IS),
+    r"text_encoder\.ln_final\.weight": ("text.norm.scale", AS_IS),
+    r"text_encoder\.ln_final\.bias": ("text.norm.bias", AS_IS),
+    _TOWER + r"\.attn\.([qkv])_proj\.weight": (r"\1.blocks.attention.\3.kernel[\2]", LINEAR),
+    _TOWER + r"\.attn\.([qkv])_proj\.bias": (r"\1.blocks.attention.\3.bias[\2]", AS_IS),
+    _TOWER + r"\.attn\.out_proj\.weight": (r"\1.blocks.attention.out.kernel[\2]", LINEAR),
+    _TOWER + r"\.attn\.out_proj\.bias": (r"\1.blocks.attention.out.bias[\2]", AS_IS),
+    _TOWER + r"\.mlp\.c_fc\.weight": (r"\1.blocks.mlp.fc1.kernel[\2]", LINEAR),
+    _TOWER + r"\.mlp\.c_fc\.bias": (r"\1.blocks.mlp.fc1.bias[\2]", AS_IS),
+    _TOWER + r"\.mlp\.c_proj\.weight": (r"\1.blocks.mlp.fc2.kernel[\2]", LINEAR),
+    _TOWER + r"\.mlp\.c_proj\.bias": (r"\1.blocks.mlp.fc2.bias[\2]", AS_IS),
+    _TOWER + r"\.ln_([12])\.weight": (r"\1.blocks.norm\3.scale[\2]", AS_IS),
+    _TOWER + r"\.ln_([12])\.bias": (r"\1.blocks.norm\3.bias[\2]", AS_IS),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Third:
+    """One of three equal parts of a stored tensor's first axis, read when asked for."""
+
+    whole: object
+    index: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        rows, *rest = self.whole.shape
+        return (rows // 3, *rest)
+
+    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+        part = np.split(np.asarray(self.whole), 3)[self.index]
+        return part if dtype is None else part.astype(dtype)
+
+
+def split_fused(tensors: Mapping) -> dict:
+    """Replaces `in_proj_{weight,bias}` by `{q,k,v}_proj.{weight,bias}`.
+
+    Args:
+      tensors: published names to arrays or stored tensors.
+    """
+    result = {}
+    for name, tensor in tensors.items():
+        fused = re.fullmatch(r"(.*\.)in_proj_(weight|bias)", name)
+        if fused:
+            for index, part in enumerate("qkv"):
+                result[f"{fused[1]}{part}_proj.{fused[2]}"] = Third(tensor, index)
+        else:
+            result[name] = tensor
+    return result
