@@ -1,0 +1,50 @@
+"""Which models can be converted, and by which table."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from flax import nnx
+
+from converters import pyramid_flow
+from converters.core import Rules
+from tts_jax.checkpoints import abstract_params
+from tts_jax.generators.pyramid_flow.vae import CausalVideoVAE, VAEConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """A published model and its place among ours.
+
+    Attributes:
+      generator: the generator that it is a part of.
+      part: the name of that part; its parameters are written to `<part>.safetensors`.
+      build: makes the module of a config.
+      published: the config of the published checkpoint.
+      read: the config of a parsed `config.json` that stands beside published weights.
+      rules, ignored: its conversion table.
+    """
+
+    generator: str
+    part: str
+    build: Callable[..., nnx.Module]
+    published: Callable[[], Any]
+    read: Callable[[Mapping], Any]
+    rules: Rules
+    ignored: Mapping[str, str] = field(default_factory=dict)
+
+    def abstract(self, config) -> tuple[nnx.GraphDef, dict]:
+        """Graph and abstract parameters of a config."""
+        return abstract_params(lambda: self.build(config, rngs=nnx.Rngs(0)))
+
+
+MODELS = {
+    "pyramid_flow_vae": Model(
+        generator="pyramid_flow",
+        part="vae",
+        build=CausalVideoVAE,
+        published=VAEConfig.published,
+        read=VAEConfig.from_reference,
+        rules=pyramid_flow.VAE_RULES,
+    ),
+}
