@@ -16,6 +16,7 @@ def get_config() -> ConfigDict:
             generator=dict(
                 name="pyramid_flow",
                 checkpoint="embedded",  # the one inside the package, or a folder laid out like it
+                share_root_noise=False,
             ),
             verifiers=(
                 dict(name="clip", checkpoint="embedded", weight=1.0),
@@ -26,15 +27,16 @@ def get_config() -> ConfigDict:
             search=dict(
                 preset="tree_of_frames",
                 branching=(8, 1, 2, 1, 1),
-                judges=(1, 3),
+                image_keep=4,
+                judge_depths=(2,),
                 rule="top_k",
-                keep=(4, 4),
-                image_verifiers=("clip",),
-                share_root_noise=False,
+                keep=(4,),
+                branches=8,  # random_linear
             ),
-            budget=dict(nfe=0, flops=0.0, seconds=0.0),  # 0: no limit
+            budget=dict(nfe=0),  # denoiser calls for a prompt; 0: no limit
             mesh=dict(branch=0),  # devices that share the branches; 0: all there are
-            micro_batch=0,  # branches advanced at once; 0: all
+            micro_batch=0,  # branches a device works on at once; 0: any number
+            video=dict(fps=8, size=256),
             seed=0,
         )
     )

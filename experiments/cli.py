@@ -148,8 +148,10 @@ def _expected() -> tuple[type[Exception], ...]:
     from tts_jax.checkpoints import CheckpointError
     from tts_jax.language.tokenizer import PromptError
     from tts_jax.media import MediaError
+    from tts_jax.parallel import MeshError
+    from tts_jax.search.rounds import SearchConfigError
 
-    return UsageError, CheckpointError, PromptError, MediaError
+    return UsageError, CheckpointError, PromptError, MediaError, MeshError, SearchConfigError
 
 
 def _one_line(error: BaseException) -> str:

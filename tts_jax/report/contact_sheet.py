@@ -38,7 +38,7 @@ class Row:
       frames: what was decoded of it last, [T, H, W, 3] float in [0, 1]; T may differ by row, 0 for
         a path that was never decoded.
       scores: the last score of each verifier that judged it, and `panel` where there is one.
-      pruned_at: number of segments after which it was dropped, or None if it was not.
+      pruned_at: the depth, a segment's index, at which it was dropped; None if it was not.
       winner: it is the video that was returned.
       note: a remark shown beside the path, such as "no search".
     """

@@ -1,0 +1,296 @@
+r"""Searches a video for each prompt, and writes it with its tree, its cost and a picture of both.
+
+python -m experiments.generate --prompt="a red circle moving right and a blue square moving up"
+python -m experiments.generate --prompts_file=prompts.txt --workdir=runs/many --seed=1
+python -m experiments.generate --prompt="..." --config.search.preset=random_linear
+
+Writes <workdir>/config.json metadata.json
+prompts/<index>/{best.mp4,best.gif,contact_sheet.png,tree.json,ledger.json}
+"""
+
+import datetime
+import json
+import platform
+import sys
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+
+import jax
+import numpy as np
+from absl import flags
+from ml_collections import ConfigDict
+from rich.console import Console
+
+from experiments import cli, summary
+from experiments.models import Models, load_models
+from experiments.progress import Bar
+from experiments.runs import RunDirectory, default_workdir, read_prompts, to_json
+from tts_jax import media
+from tts_jax.parallel import branch_mesh
+from tts_jax.report.contact_sheet import Row, write_contact_sheet
+from tts_jax.search.loop import Search, SearchResult
+from tts_jax.search.presets import load_rounds
+from tts_jax.search.rounds import Round, plan
+from tts_jax.search.tree import Node
+
+
+def define(values: flags.FlagValues) -> None:
+    """The program's own flags."""
+    flags.DEFINE_string("prompt", None, "what the video shall show", flag_values=values)
+    flags.DEFINE_string(
+        "prompts_file",
+        None,
+        'many prompts: one a line, or a JSON list of {"prompt_en": ...} as VBench has it',
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "workdir",
+        None,
+        "where results go; the same command with the same workdir continues a run "
+        "(default: runs/<config>-<time>)",
+        flag_values=values,
+    )
+    flags.DEFINE_integer("seed", None, "replaces config.seed", lower_bound=0, flag_values=values)
+
+
+def main(options: flags.FlagValues) -> None:
+    """Runs the program."""
+    config = options.config
+    if options.seed is not None:
+        config.seed = options.seed
+    if not 0 <= config.seed < 2**32:
+        raise cli.UsageError(f"seed {config.seed} is not in 0..{2**32 - 1}")
+    prompts = read_prompts(options.prompt, options.prompts_file)
+    cache = cli.use_compilation_cache()
+
+    models = load_models(config)
+    models.check(prompts)
+    rounds = _rounds(config, models)
+    search = Search(
+        models.generator,
+        models.generator_params,
+        models.panel,
+        models.verifier_params,
+        mesh=branch_mesh(config.mesh.branch),
+        micro_batch=config.micro_batch,
+    )
+    name = Path(options["config"].config_filename).stem
+    workdir = options.workdir or default_workdir(name)
+    settings = {**json.loads(config.to_json()), "prompts": prompts}
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = max(console.width, 120)
+    with RunDirectory(workdir, settings, _metadata()) as run:
+        summary.print_setup(console, config, models, rounds, prompts, run.path, cache)
+        _search_all(console, config, models, search, rounds, prompts, run)
+        summary.print_results(console, [_read(run.folder(i)) for i in range(len(prompts))])
+        summary.print_files(console, run.path, len(prompts))
+
+
+def _rounds(config: ConfigDict, models: Models) -> tuple[Round, ...]:
+    try:
+        rounds = load_rounds(config.search, models.generator.num_segments)
+    except TypeError as error:
+        raise cli.UsageError(f"config.search has a field of the wrong type: {error}") from error
+    needed = sum(p.nfe for p in plan(rounds, models.generator))
+    if config.budget.nfe and needed > config.budget.nfe:
+        raise cli.UsageError(
+            f"the search may take {needed} denoiser calls, config.budget.nfe is {config.budget.nfe}"
+        )
+    return rounds
+
+
+def _metadata() -> dict:
+    device = jax.devices()[0]
+    return {
+        "started": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+        "versions": {
+            "python": platform.python_version(),
+            **{name: metadata.version(name) for name in ("tts_jax", "jax", "jaxlib", "flax")},
+        },
+        "devices": {
+            "platform": device.platform,
+            "kind": device.device_kind,
+            "count": jax.device_count(),
+        },
+    }
+
+
+def _read(folder: Path) -> tuple[dict, dict]:
+    return tuple(json.loads((folder / f"{name}.json").read_bytes()) for name in ("tree", "ledger"))
+
+
+def _search_all(
+    console: Console,
+    config: ConfigDict,
+    models: Models,
+    search: Search,
+    rounds: Sequence[Round],
+    prompts: Sequence[str],
+    run: RunDirectory,
+) -> None:
+    waiting = [i for i in range(len(prompts)) if not run.is_done(i)]
+    if len(waiting) < len(prompts):
+        console.print(f"{len(prompts) - len(waiting)} of {len(prompts)} prompts are done already")
+    planned = sum(p.nfe for p in plan(rounds, models.generator))
+    with Bar(console, planned * len(waiting)) as bar:
+        for number, index in enumerate(waiting):
+            prompt = prompts[index]
+            label = f"prompt {number + 1}/{len(waiting)}"
+
+            def progress(done, _, number=number, label=label):
+                bar.update(number * planned + done, label)
+
+            progress(0, planned)
+            arguments = {"seed": config.seed, "prompt_index": index}
+            result = search.run(
+                prompt,
+                rounds,
+                stage_prompts=models.stage_prompts(prompt),
+                progress=progress,
+                **arguments,
+            )
+            single, apart = _single_sample(search, prompt, result, arguments)
+            progress(planned, planned)
+            tree = _tree(config, models, rounds, prompt, index, result, single)
+            with run.prompt(index) as folder:
+                _write(folder, config, tree, result, apart, models.generator.num_segments)
+
+
+def _single_sample(
+    search: Search, prompt: str, result: SearchResult, arguments: Mapping
+) -> tuple[Node, SearchResult | None]:
+    """What one sample without a search gives, and the run that made it if the search did not."""
+    path = (0,) * search.generator.num_segments
+    for node in result.candidates:
+        if node.path == path:
+            return node, None
+    one = ConfigDict({"preset": "random_linear", "branches": 1})
+    alone = search.run(prompt, load_rounds(one, search.generator.num_segments), **arguments)
+    return alone.candidates[0], alone
+
+
+def _tree(
+    config: ConfigDict,
+    models: Models,
+    rounds: Sequence[Round],
+    prompt: str,
+    index: int,
+    result: SearchResult,
+    single: Node,
+) -> dict:
+    """Everything about a search that the seed decides."""
+    winner = next(node for node in result.candidates if node.path == result.best.path)
+    values = _values(models, result.candidates, winner, single)
+    return {
+        "prompt": prompt,
+        "prompt_index": index,
+        "seed": config.seed,
+        "stage_prompts": models.stage_prompts(prompt),
+        "panel": {
+            "verifiers": models.panel.names,
+            "weights": models.panel.weights.tolist(),
+            "aggregation": models.panel.aggregation,
+        },
+        "rounds": [
+            {
+                "segments": list(r.segments),
+                "children": r.children,
+                "judges": r.judges if r.select else None,
+                "stage": r.stage,
+                "select": r.select and r.select.name,
+            }
+            for r in rounds
+        ],
+        **result.to_json(),
+        **{
+            role: {
+                "path": node.path,
+                "panel": value,
+                "scores": node.scores,
+                **_grade(models, node, prompt),
+            }
+            for role, node, value in zip(
+                ("winner", "single"), (winner, single), values, strict=True
+            )
+        },
+    }
+
+
+def _values(
+    models: Models, candidates: Sequence[Node], winner: Node, single: Node
+) -> tuple[float, float]:
+    """The panel's values of winner and single sample among all finished videos."""
+    nodes = list(candidates)
+    if not any(node is single for node in nodes):
+        nodes.append(single)
+    scores = np.array([[node.scores[name] for name in models.panel.names] for node in nodes])
+    values = np.asarray(jax.jit(models.panel.value)(scores))
+    return tuple(
+        float(value)
+        for role in (winner, single)
+        for node, value in zip(nodes, values, strict=True)
+        if node is role
+    )
+
+
+def _grade(models: Models, node: Node, prompt: str) -> dict:
+    if models.world is None:
+        return {}
+    grade = models.world.grade(node.frames, prompt)
+    return {"oracle": {"success": grade.success, "facts": grade.facts}}
+
+
+def _write(
+    folder: Path,
+    config: ConfigDict,
+    tree: Mapping,
+    result: SearchResult,
+    apart: SearchResult | None,
+    num_segments: int,
+) -> None:
+    video = dict(config.video)
+    media.write_mp4(folder / "best.mp4", result.best.frames, **video)
+    media.write_gif(folder / "best.gif", result.best.frames, **video)
+    write_contact_sheet(
+        folder / "contact_sheet.png",
+        _rows(result, num_segments),
+        title=tree["prompt"],
+        subtitle=summary.describe(config, tree),
+    )
+    costs = {
+        "search": result.ledger.to_json(),
+        "single_sample": apart and apart.ledger.to_json(),
+    }
+    media.write_bytes(folder / "tree.json", to_json(tree))
+    media.write_bytes(folder / "ledger.json", to_json(costs))
+
+
+def _rows(result: SearchResult, num_segments: int) -> list[Row]:
+    """The contact sheet's rows: finished paths, and each pruned path where it ended."""
+    nodes = {node.path: node for node in result.nodes}
+    rows = []
+    for node in result.nodes:
+        finished = len(node.path) == num_segments
+        if node.kept and not finished:
+            continue
+        lineage = [nodes[p] for n in range(len(node.path) + 1) if (p := node.path[:n]) in nodes]
+        scores = {name: score for ancestor in lineage for name, score in ancestor.scores.items()}
+        if finished:
+            scores["panel"] = node.value
+        rows.append(
+            Row(
+                path=node.path,
+                frames=np.zeros((0, 1, 1, 3)) if node.frames is None else node.frames,
+                scores=scores,
+                pruned_at=None if finished else len(node.path) - 1,
+                winner=node.path == result.best.path,
+                note="no search" if finished and not any(node.path) else "",
+            )
+        )
+    return rows
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main, doc=__doc__, define=define))

@@ -1,0 +1,190 @@
+"""What programs print about a search: what runs where, what was found, and what it cost."""
+
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from experiments.models import Models, parameter_count
+from tts_jax.search.rounds import Round, plan
+
+_LISTED = 40
+
+
+def print_setup(
+    console: Console,
+    config: ConfigDict,
+    models: Models,
+    rounds: Sequence[Round],
+    prompts: Sequence[str],
+    workdir: Path,
+    cache: Path | None,
+) -> None:
+    """Says what runs where, before it does."""
+    device = jax.devices()[0]
+    count = config.mesh.branch or jax.device_count()
+    plans = plan(rounds, models.generator)
+    verifiers = (
+        f"{name} x {weight:g}"
+        for name, weight in zip(models.panel.names, models.panel.weights, strict=True)
+    )
+    widths = " > ".join(f"{p.width}" for p in plans)
+    table = Table.grid(padding=(0, 2))
+    for name, text in {
+        "tts_jax": f"{metadata.version('tts_jax')} on jax {jax.__version__}, "
+        f"{count} {device.platform} device{'s' * (count > 1)} ({device.device_kind})",
+        "generator": f"{config.generator.name}, checkpoint {config.generator.checkpoint}, "
+        f"{parameter_count(models.generator_params) / 1e6:.2f} M parameters, "
+        f"{models.generator.num_segments} segments",
+        "verifiers": f"{', '.join(verifiers)}; {config.panel.aggregation}",
+        "search": f"{config.search.preset}, {widths} branches, at most "
+        f"{sum(p.nfe for p in plans)} denoiser calls and {sum(p.decodes for p in plans)} decodes",
+        "prompts": f"{len(prompts)}, seed {config.seed}",
+        "programs": f"kept in {cache}" if cache else "not kept between runs",
+        "workdir": str(workdir),
+    }.items():
+        table.add_row(f"[bold]{name}[/]", text)
+    console.print(table)
+    console.print()
+
+
+def describe(config: ConfigDict, tree: Mapping) -> str:
+    """One line about a search, for the head of a picture."""
+    leaves = sum(not node["kept"] for node in tree["nodes"]) + 1
+    cost = tree["cost"]["generator"]
+    parts = [
+        config.search.preset.replace("_", " "),
+        f"{leaves} paths",
+        f"{cost['nfe']} denoiser calls",
+        f"seed {tree['seed']}",
+    ]
+    if "oracle" in tree["winner"]:
+        parts += [f"{role}: {_oracle(tree[role])}" for role in ("winner", "single")]
+    return "  ·  ".join(parts).replace("single:", "without search:")
+
+
+def _oracle(role: Mapping) -> str:
+    grade = role.get("oracle")
+    if grade is None:
+        return "-"
+    return "success" if grade["success"] else f"{grade['facts']:.0%} of facts"
+
+
+def print_results(console: Console, results: Sequence[tuple[Mapping, Mapping]]) -> None:
+    """The table at the end: what was found, and what it cost.
+
+    Args:
+      console: where to print.
+      results: `tree.json` and `ledger.json` of each prompt.
+    """
+    trees = [tree for tree, _ in results]
+    console.print()
+    console.print(_detail(trees[0]) if len(trees) == 1 else _overview(trees))
+    console.print(_costs([ledger for _, ledger in results]))
+
+
+def _table(title: str) -> Table:
+    return Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+
+
+def _detail(tree: Mapping) -> Table:
+    names = tree["panel"]["verifiers"]
+    table = _table(tree["prompt"])
+    for name in ("", "path"):
+        table.add_column(name)
+    for name in ("panel", *names):
+        table.add_column(name, justify="right")
+    oracle = "oracle" in tree["winner"]
+    if oracle:
+        table.add_column("oracle")
+    for label, role in (("winner", tree["winner"]), ("single sample", tree["single"])):
+        path = ".".join(map(str, role["path"]))
+        scores = [_number(role["scores"][name]) for name in names]
+        grade = [_oracle(role)] if oracle else []
+        table.add_row(label, path, _number(role["panel"]), *scores, *grade)
+    return table
+
+
+def _overview(trees: Sequence[Mapping]) -> Table:
+    table = _table(f"{len(trees)} prompts")
+    table.add_column("")
+    table.add_column("prompt", overflow="ellipsis", no_wrap=True, max_width=48)
+    table.add_column("winner's panel", justify="right")
+    table.add_column("single's panel", justify="right")
+    oracle = all("oracle" in tree["winner"] for tree in trees)
+    if oracle:
+        table.add_column("winner's oracle")
+        table.add_column("single's oracle")
+    roles = ("winner", "single")
+    for tree in trees[:_LISTED]:
+        grades = [_oracle(tree[role]) for role in roles] if oracle else []
+        panel = [_number(tree[role]["panel"]) for role in roles]
+        table.add_row(str(tree["prompt_index"]), tree["prompt"], *panel, *grades)
+    if len(trees) > _LISTED:
+        table.add_row("", f"and {len(trees) - _LISTED} more")
+    table.add_section()
+
+    def mean(role, *keys):
+        values = []
+        for tree in trees:
+            value = tree[role]
+            for key in keys:
+                value = value[key]
+            values.append(np.nan if value is None else value)
+        return float(np.nanmean(values)) if not np.all(np.isnan(values)) else None
+
+    panel = [_number(mean(role, "panel")) for role in roles]
+    grades = [
+        f"{mean(role, 'oracle', 'success'):.0%} success, {mean(role, 'oracle', 'facts'):.0%} facts"
+        for role in roles
+        if oracle
+    ]
+    table.add_row("", "mean", *panel, *grades)
+    return table
+
+
+def _costs(ledgers: Sequence[Mapping]) -> Table:
+    table = _table("cost")
+    table.add_column("")
+    for name in ("calls", "NFE", "GFLOP", "seconds", "compile s"):
+        table.add_column(name, justify="right")
+
+    def add(label, rows):
+        def total(field):
+            return sum(row[field] for row in rows)
+
+        table.add_row(
+            label,
+            f"{total('calls'):,}",
+            f"{total('nfe'):,}" if total("nfe") else "",
+            f"{total('flops') / 1e9:,.2f}" if total("flops") else "",
+            f"{total('seconds'):,.2f}",
+            f"{total('compile_seconds'):,.2f}",
+        )
+
+    searches = [ledger["search"] for ledger in ledgers]
+    for name in dict.fromkeys(name for search in searches for name in search if name != "total"):
+        add(name, [search[name] for search in searches if name in search])
+    table.add_section()
+    add("search in all", [search["total"] for search in searches])
+    apart = [ledger["single_sample"]["total"] for ledger in ledgers if ledger["single_sample"]]
+    if apart:
+        add("single sample, apart", apart)
+    return table
+
+
+def print_files(console: Console, workdir: Path, prompts: int) -> None:
+    """Where the results are."""
+    folder = "prompts/0" if prompts == 1 else f"prompts/0 .. {prompts - 1}"
+    console.print(f"[bold]{workdir / folder}[/]")
+    console.print("  best.mp4  best.gif  contact_sheet.png  tree.json  ledger.json")
+
+
+def _number(value: float | None) -> str:
+    return "n/a" if value is None else f"{value:.3f}"
