@@ -33,6 +33,27 @@ def get_config() -> ConfigDict:
                 keep=(4,),
                 branches=8,  # random_linear
             ),
+            evaluation=dict(
+                captions=200,
+                linear=(2, 4, 8, 16),
+                trees=dict(
+                    tof_4=dict(
+                        branching=(5, 2, 1, 1, 1),
+                        image_keep=2,
+                        judge_depths=(2,),
+                        rule="top_k",
+                        keep=(2,),
+                    ),
+                    tof_8=dict(
+                        branching=(10, 2, 2, 1, 1),
+                        image_keep=3,
+                        judge_depths=(2,),
+                        rule="top_k",
+                        keep=(4,),
+                    ),
+                ),
+                exact=False,  # batches; bits may differ from those of experiments.generate
+            ),
             budget=dict(nfe=0),  # denoiser calls for a prompt; 0: no limit
             mesh=dict(branch=0),  # devices that share the branches; 0: all there are
             micro_batch=0,  # branches a device works on at once; 0: any number

@@ -1,0 +1,59 @@
+r"""The embedded Pyramid-Flow: 5 units of one latent frame each, over pyramids of 2x2, 4x4 and 8x8 latents.
+
+python -m experiments.train_generator --config=configs/train_generator.py --workdir=DIR \
+    --config.vae=DIR_OF_TRAIN_VAE
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    """Settings of `experiments.train_generator`; sizes in `plan` are samples per device."""
+    return ConfigDict(
+        dict(
+            vae="runs/train_vae",
+            transformer=dict(
+                heads=6,
+                head_size=32,
+                double_blocks=2,
+                single_blocks=4,
+                latent_channels=8,
+                rope_axes=(8, 12, 12),
+                text_width=128,
+                pooled_width=128,
+            ),
+            text=dict(vocabulary=23, length=13, width=128, heads=4, layers=2, mlp=512, eos_id=2),
+            sampler=dict(
+                frames=5,
+                height=8,
+                width=8,
+                channels=8,
+                steps_first=(4, 4, 6),
+                steps=(3, 3, 4),
+                guidance_first=4.0,
+                guidance=3.0,
+            ),
+            plan=(
+                dict(stage=0, first=True, size=12),
+                dict(stage=1, first=True, size=12),
+                dict(stage=2, first=True, size=16),
+                dict(stage=0, first=False, size=16, groups=4),
+                dict(stage=1, first=False, size=16, groups=4),
+                dict(stage=2, first=False, size=24, groups=4),
+            ),
+            seed=0,
+            videos=24000,
+            pairs=0.7,
+            dropout=0.1,
+            steps=9000,
+            learning_rate=1.5e-3,
+            weight_decay=0.01,
+            warmup=300,
+            decay=4000,
+            ema=0.998,
+            log_every=50,
+            save_every=500,
+            evaluate_every=1000,
+            evaluate_captions=60,
+        )
+    )

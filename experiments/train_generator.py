@@ -1,0 +1,172 @@
+"""Trains the embedded Pyramid-Flow denoiser and its text tower on latents of rendered captions.
+
+python -m experiments.train_generator --config=configs/train_generator.py --workdir=DIR \
+    --config.vae=DIR_OF_TRAIN_VAE
+
+The same command goes on after a kill. Writes a checkpoint folder that `experiments.generate` reads
+(`--config.generator.checkpoint=DIR/checkpoint`) and a picture of samples per evaluation.
+"""
+
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app, flags, logging
+from flax import nnx
+from ml_collections import config_flags
+
+from experiments.training import Task, train, use_all_cores
+from tts_jax.checkpoints import init_params, load_safetensors
+from tts_jax.generators import save_generator
+from tts_jax.generators.pyramid_flow.generator import PyramidFlow, PyramidFlowConfig
+from tts_jax.generators.pyramid_flow.training import SubBatch, loss
+from tts_jax.generators.pyramid_flow.transformer import Transformer
+from tts_jax.generators.pyramid_flow.vae import CausalVideoVAE, posterior_mode
+from tts_jax.language.clip_text import TextTower
+from tts_jax.language.tokenizer import ASSET, open_tokenizer
+from tts_jax.media import write_png
+from tts_jax.worlds import moving_shapes as world
+
+_CONFIG = config_flags.DEFINE_config_file("config", "configs/train_generator.py", lock_config=True)
+_WORKDIR = flags.DEFINE_string("workdir", "runs/train_generator", "Checkpoints and pictures.")
+
+
+def build_generator(config) -> tuple[PyramidFlow, dict]:
+    """The generator of a training config around a trained VAE, and the VAE's parameters."""
+    described = json.loads((Path(config.vae) / "vae.json").read_text())
+    fields = {
+        **described,
+        "transformer": config.transformer.to_dict(),
+        "text": config.text.to_dict(),
+        "sampler": config.sampler.to_dict(),
+    }
+    model = PyramidFlowConfig.from_json(fields)
+    generator = PyramidFlow(model, open_tokenizer(ASSET, model.text.length))
+    vae = load_safetensors(Path(config.vae) / "vae.safetensors", generator.abstract_params["vae"])
+    return generator, vae
+
+
+def encode_videos(generator, vae, texts, seeds, cache: Path) -> np.ndarray:
+    """Latents of rendered captions in the denoiser's scale, [N, frames, h, w, C] float16, cached."""
+    if cache.exists():
+        return np.load(cache)
+    graph, _ = init_params(lambda: CausalVideoVAE(generator.config.vae, rngs=nnx.Rngs(0)))
+
+    @jax.jit
+    def encode(frames):
+        moments = nnx.merge(graph, vae).encode(frames.astype(jnp.float32) / 127.5 - 1)
+        return generator.config.latent_factors.to_model(posterior_mode(moments)).astype(jnp.float16)
+
+    parts = []
+    for i in range(0, len(texts), 64):
+        pairs = zip(texts[i : i + 64], seeds[i : i + 64], strict=True)
+        frames = np.stack([np.round(world.render(t, int(s)) * 255) for t, s in pairs])
+        parts.append(np.asarray(encode(frames.astype(np.uint8))))
+        if i % 6400 == 0:
+            logging.info("encoded %d of %d videos", i, len(texts))
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    np.save(cache.with_suffix(".part.npy"), np.concatenate(parts))
+    cache.with_suffix(".part.npy").rename(cache)
+    return np.load(cache)
+
+
+def sample(generator: PyramidFlow):
+    """A jitted (params, conditions [B, ...], key) -> frames [B, T, H, W, 3], one branch each."""
+
+    def one(params, condition, key):
+        branch = generator.init(params, condition, key)
+        branch = generator.advance(params, condition, branch, key, 0)
+
+        def later(branch, unit):
+            child = jax.random.fold_in(key, unit)
+            return generator.advance(params, condition, branch, child, unit), None
+
+        branch, _ = jax.lax.scan(later, branch, jnp.arange(1, generator.num_segments))
+        last = generator.num_segments - 1
+        return generator.decode(params, generator.estimate(params, condition, branch, last))
+
+    return jax.jit(jax.vmap(one, in_axes=(None, 0, 0)))
+
+
+def main(_):
+    use_all_cores()
+    config, workdir = _CONFIG.value, Path(_WORKDIR.value)
+    generator, vae = build_generator(config)
+    plan = [SubBatch(**part) for part in config.plan]
+    per_device = sum(part.size for part in plan)
+    total = per_device * jax.local_device_count()
+
+    rng = np.random.default_rng(config.seed)
+    pools = [[c for c in world.captions("train") if len(world.parse(c)) == n] for n in (1, 2)]
+    texts = [pools[int(rng.random() < config.pairs)] for _ in range(config.videos)]
+    texts = [pool[rng.integers(len(pool))] for pool in texts]
+    seeds = rng.integers(2**31, size=config.videos)
+    latents = encode_videos(generator, vae, texts, seeds, workdir / "latents.npy")
+    tokens, _ = generator.tokenizer.tokenize(texts)
+    unconditional, _ = generator.tokenizer.tokenize([""])
+
+    text_graph, text = init_params(
+        lambda: TextTower(generator.config.text, rngs=nnx.Rngs(config.seed))
+    )
+    graph, transformer = init_params(
+        lambda: Transformer(generator.config.transformer, rngs=nnx.Rngs(config.seed + 1))
+    )
+
+    def train_loss(params, batch, key):
+        states, pooled = nnx.merge(text_graph, params["text"])(batch["tokens"])
+        value, figures = loss(
+            graph,
+            params["transformer"],
+            key,
+            batch["latents"].astype(jnp.float32),
+            states,
+            batch["tokens"] != generator.tokenizer.pad_id,
+            pooled,
+            config=generator.config.sampler,
+            plan=plan,
+        )
+        return value, {"loss": value, **figures}
+
+    def batch(step):
+        draw = np.random.default_rng([config.seed, step])
+        rows = draw.integers(config.videos, size=total)
+        dropped = draw.random(total) < config.dropout
+        return {
+            "latents": latents[rows],
+            "tokens": np.where(dropped[:, None], unconditional, tokens[rows]),
+        }
+
+    held_out = world.sample_captions("test", config.evaluate_captions, 0)
+    run = sample(generator)
+
+    def evaluate(average, step):
+        params = {**average, "vae": vae}
+        keys = jax.random.split(jax.random.key(1), len(held_out))
+        conditions = generator.encode(params, held_out)
+        parts = []
+        for i in range(0, len(held_out), 20):
+            rows = slice(i, i + 20)
+            parts.append(run(params, jax.tree.map(lambda x, r=rows: x[r], conditions), keys[rows]))
+        frames = np.concatenate([np.asarray(part) for part in parts])
+        grades = [world.grade(f, c) for f, c in zip(frames, held_out, strict=True)]
+        half = len(held_out) // 2
+        shown = [np.concatenate(list(frames[i]), 1) for i in (0, 1, 2, 3, -4, -3, -2, -1)]
+        write_png(workdir / f"samples_{step:06d}.png", np.concatenate(shown, 0))
+        save_generator(workdir / "checkpoint", generator, params)
+        return {
+            "success": np.mean([g.success for g in grades]),
+            "facts": np.mean([g.facts for g in grades]),
+            "facts_one": np.mean([g.facts for g in grades[:half]]),
+            "facts_two": np.mean([g.facts for g in grades[half:]]),
+            "success_one": np.mean([g.success for g in grades[:half]]),
+            "success_two": np.mean([g.success for g in grades[half:]]),
+        }
+
+    params = {"text": text, "transformer": transformer}
+    train(Task(params=params, loss=train_loss, batch=batch, evaluate=evaluate), config, workdir)
+
+
+if __name__ == "__main__":
+    app.run(main)
