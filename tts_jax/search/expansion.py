@@ -1,0 +1,119 @@
+"""Branches on the devices: how they are laid out in calls, and how they are moved.
+
+A *row* of a call is one parent and some of its children. Children of one row share what depends on
+their parent alone; rows are what devices divide.
+
+C capacity of a pool  R rows  K children of a row.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The static shape of the calls that expand some branches.
+
+    Attributes:
+      rows: R, on all devices together.
+      siblings: K.
+    """
+
+    rows: int
+    siblings: int
+
+    def capacity(self, parents: int, children: int) -> int:
+        """Places that all calls together fill, [C]."""
+        rows = parents * -(-children // self.siblings)
+        return -(-rows // self.rows) * self.rows * self.siblings
+
+
+def layout(
+    parents: int, children: int, *, devices: int, micro_batch: int, exact: bool, share: bool
+) -> Layout:
+    """Chooses the shape of calls, from a short list so that few programs are compiled.
+
+    Args:
+      parents: the most branches there can be.
+      children: children of each.
+      devices: that share the rows.
+      micro_batch: the most branches on a device at once; 0 for any number.
+      exact: one branch per device and call, whose bits then cannot depend on those beside it.
+      share: whether siblings have anything in common.
+    """
+    if exact:
+        return Layout(devices, 1)
+    siblings = 1
+    if share:
+        # Rather one child per row than devices without a row.
+        most = min(children, micro_batch or children, max(1, parents * children // devices))
+        siblings = -(-children // -(-children // most))
+    rows = parents * -(-children // siblings)
+    per_device = _power_of_two(-(-rows // devices))
+    while micro_batch and per_device > 1 and per_device * siblings > micro_batch:
+        per_device //= 2
+    return Layout(devices * per_device, siblings)
+
+
+def _power_of_two(least: int) -> int:
+    return 1 << (least - 1).bit_length()
+
+
+@dataclass(frozen=True)
+class Row:
+    """A parent and children of it.
+
+    Attributes:
+      slot: the parent's place in the pool.
+      children: child indices, up to K.
+    """
+
+    slot: int
+    children: tuple[int, ...]
+
+
+def rows(slots: Sequence[int], children: int, siblings: int) -> list[Row]:
+    """The rows that give every parent children 0, 1, ..., in the order of parents."""
+    starts = range(0, children, siblings)
+    return [
+        Row(slot, tuple(range(start, min(start + siblings, children))))
+        for slot in slots
+        for start in starts
+    ]
+
+
+def row_arrays(part: Sequence[Row], shape: Layout) -> tuple[np.ndarray, np.ndarray]:
+    """Places [R] int32 and child indices [R, K] uint32 of one call, filled up by repetition."""
+    filled = [*part, *[part[0]] * (shape.rows - len(part))]
+    children = [row.children + row.children[-1:] * shape.siblings for row in filled]
+    return (
+        np.array([row.slot for row in filled], np.int32),
+        np.array([indices[: shape.siblings] for indices in children], np.uint32),
+    )
+
+
+def take(pool: Any, slots: Array) -> Any:
+    """Gathers branches, [C, ...] and [R] -> [R, ...]."""
+    return jax.tree.map(lambda x: jnp.take(x, slots, axis=0, mode="clip"), pool)
+
+
+def put(pool: Any, block: Any, start: Array) -> Any:
+    """Writes a block of branches into a pool from `start` on."""
+    return jax.tree.map(
+        lambda x, new: jax.lax.dynamic_update_slice_in_dim(x, new, start, 0), pool, block
+    )
+
+
+def spread(block: Any, capacity: int) -> Any:
+    """A pool [C, ...] that begins with a block of branches."""
+
+    def widen(x):
+        return jnp.concatenate([x, jnp.zeros((capacity - len(x), *x.shape[1:]), x.dtype)])
+
+    return jax.tree.map(widen, block)
