@@ -1,5 +1,6 @@
 """Parity of the Pyramid-Flow VAE with the reference's recorded inputs, outputs and activations."""
 
+import functools
 import json
 
 import jax
@@ -36,10 +37,15 @@ class Reference:
             name: np.moveaxis(x, 1, -1) if x.ndim >= 4 and x.dtype != np.uint8 else x
             for name, x in load_file(folder / "io.safetensors").items()
         }
-        self.vae = nnx.merge(graph, jax.tree.map(jnp.asarray, params))
+        self.graph, self.params = graph, jax.tree.map(jnp.asarray, params)
 
     def __getitem__(self, name):
         return self.tensors[name]
+
+    def run(self, function, *inputs):
+        """Compiles and runs `function(vae, *inputs)`."""
+        compiled = jax.jit(lambda params, *xs: function(nnx.merge(self.graph, params), *xs))
+        return compiled(self.params, *inputs)
 
     def calls(self, prefix, suffix):
         """Names before `suffix` that start with `prefix`, those of single calls only."""
@@ -60,7 +66,7 @@ def test_encodes_as_the_reference(reference):
     names = [n for n in reference.calls("enc_t", ".moments") if n[5:].isdigit()]
     assert len(names) >= 2
     for name in names:
-        moments = jax.jit(reference.vae.encode)(reference[f"{name}.in"])
+        moments = reference.run(CausalVideoVAE.encode, reference[f"{name}.in"])
         assert_equal(moments, reference[f"{name}.moments"])
 
 
@@ -74,71 +80,65 @@ def test_decodes_as_the_reference(reference):
     names = [n for n in reference.calls("dec_t", ".out") if n[5:].isdigit()]
     assert len(names) >= 2
     for name in names:
-        pixels = jax.jit(reference.vae.decode)(reference[f"{name}.in"])
+        pixels = reference.run(CausalVideoVAE.decode, reference[f"{name}.in"])
         assert_equal(pixels, reference[f"{name}.out"])
 
 
 def test_windows_give_what_the_whole_clip_gives(reference):
-    vae = reference.vae
-    for name in reference.calls("enc_", ".moments"):
-        if "_chunk" in name:
-            whole, window = name.split("_chunk")
-            moments = jax.jit(vae.encode_chunked, static_argnums=1)(
-                reference[f"{whole}.in"], int(window)
-            )
-            assert_equal(moments, reference[f"{name}.moments"])
-    for name in reference.calls("dec_", ".out"):
-        if "_chunk" in name:
-            whole, window = name.split("_chunk")
-            pixels = jax.jit(vae.decode_chunked, static_argnums=1)(
-                reference[f"{whole}.in"], int(window)
-            )
-            assert_equal(pixels, reference[f"{name}.out"])
+    encoded = [n.split("_chunk") for n in reference.calls("enc_", ".moments") if "_chunk" in n]
+    decoded = [n.split("_chunk") for n in reference.calls("dec_", ".out") if "_chunk" in n]
+    assert encoded and decoded
+    for name, window in encoded:
+        run = functools.partial(CausalVideoVAE.encode_chunked, window=int(window))
+        moments = reference.run(run, reference[f"{name}.in"])
+        assert_equal(moments, reference[f"{name}_chunk{window}.moments"])
+    for name, window in decoded:
+        run = functools.partial(CausalVideoVAE.decode_chunked, window=int(window))
+        pixels = reference.run(run, reference[f"{name}.in"])
+        assert_equal(pixels, reference[f"{name}_chunk{window}.out"])
 
 
 def test_a_last_shorter_window_changes_nothing(reference):
     latents = reference["dec_t3.in"]
     latents = np.concatenate([latents, latents[:, ::-1]], axis=1)
-    windowed = jax.jit(reference.vae.decode_chunked, static_argnums=1)(latents, 2)
-    assert_equal(windowed, jax.jit(reference.vae.decode)(latents))
+    windowed = reference.run(lambda vae, z: vae.decode_chunked(z, 2), latents)
+    assert_equal(windowed, reference.run(CausalVideoVAE.decode, latents))
 
 
 @pytest.mark.parametrize("frames, window", [(2, 8), (9, 3)])
 def test_frames_that_fill_no_latent_are_refused(reference, frames, window):
     with pytest.raises(ValueError, match="multiples of"):
-        reference.vae.encode_chunked(jnp.zeros((1, frames, 16, 16, 3)), window)
+        vae = nnx.merge(reference.graph, reference.params)
+        vae.encode_chunked(jnp.zeros((1, frames, 16, 16, 3)), window)
 
 
 def test_tiles_are_blended_in_the_order_of_the_reference(reference):
-    vae, tile = reference.vae, 32
-    pixels = jax.jit(lambda z: vae.decode_tiled(z, tile, 1))(reference["dec_tiled.in"])
+    tile = 32
+    pixels = reference.run(lambda vae, z: vae.decode_tiled(z, tile, 1), reference["dec_tiled.in"])
     assert_equal(pixels, reference["dec_tiled.out"])
-    moments = jax.jit(lambda x: vae.encode_tiled(x, tile, 8))(reference["enc_tiled.in"])
+    moments = reference.run(lambda vae, x: vae.encode_tiled(x, tile, 8), reference["enc_tiled.in"])
     assert_equal(moments, reference["enc_tiled.moments"])
 
 
 def test_an_input_of_one_tile_is_not_tiled(reference):
-    latents = reference["dec_t2.in"]
-    pixels = jax.jit(lambda z: reference.vae.decode_tiled(z, 256))(latents)
+    pixels = reference.run(lambda vae, z: vae.decode_tiled(z, 256), reference["dec_t2.in"])
     assert_equal(pixels, reference["dec_t2.out"])
 
 
 def test_8_bit_frames_are_those_of_the_pipeline(reference):
-    vae = reference.vae
     names = [n.removesuffix(".in") for n in reference.tensors if n.startswith("decode_latent.")]
     names = [n for n in names if not n.endswith(".frames")]
     assert len(names) >= 2
+
+    def decode(latents):  # compiled without the factors: one program serves both denoisers
+        return reference.run(lambda vae, z: vae.decode_tiled(z, 256, 1), latents)
+
     for name in names:
         factors = getattr(LatentFactors, name.split(".")[1])()
-        run = jax.jit(
-            lambda z, factors=factors: decode_latent(
-                lambda z: vae.decode_tiled(z, 256, 1), z, factors
-            )
-        )
-        frames = np.asarray(run(reference[f"{name}.in"]))
-        assert frames.dtype == np.uint8
+        frames = decode_latent(decode, reference[f"{name}.in"], factors)
+        assert frames.dtype == jnp.uint8
         wanted = reference[f"{name}.frames"].astype(int)
-        assert np.abs(frames[0].astype(int) - wanted).max() <= 1
+        assert np.abs(np.asarray(frames[0], int) - wanted).max() <= 1
         assert np.mean(frames[0] != wanted) < 1e-2
 
 
@@ -158,50 +158,49 @@ def test_factors_undo_each_other_and_tell_the_first_frame_apart(factors):
     assert_equal(scaled[:, 1:], (latents[:, 1:] - factors.shift) * np.float32(factors.scale))
 
 
-def test_encoder_activations_are_those_of_the_reference(reference):
-    encoder = reference.vae.encoder
-    middle = lambda name: reference[f"enc_t9.mid.{name}"]  # noqa: E731
-    x = jax.jit(encoder.conv_in)(reference["enc_t9.in"])
-    assert_equal(x, middle("conv_in"))
-    resnets, spatial = encoder.down[0].resnets, encoder.down[0].spatial
-    for i, resnet in enumerate(resnets):
-        x = jax.jit(resnet)(x)
-        if f"enc_t9.mid.down0.resnet{i}" in reference.tensors:
-            assert_equal(x, middle(f"down0.resnet{i}"))
-    if spatial is not None:
-        x = jax.jit(spatial)(x)
-        assert_equal(x, middle("down0.spatial"))
-    x = middle("conv_in")
+def encoder_activations(vae, pixels):
+    """Every intermediate of the encoder under the reference's names, from the pieces it is of."""
+    encoder, found = vae.encoder, {}
+    x = found["conv_in"] = encoder.conv_in(pixels)
+    for i, resnet in enumerate(encoder.down[0].resnets):
+        x = found[f"down0.resnet{i}"] = resnet(x)
+    if encoder.down[0].spatial is not None:
+        found["down0.spatial"] = encoder.down[0].spatial(x)
+    x = found["conv_in"]
     for i, block in enumerate(encoder.down):
-        x = jax.jit(block)(x)
-        assert_equal(x, middle(f"down{i}"))
-    attended = jax.jit(lambda x: encoder.mid.attention(encoder.mid.resnets[0](x)))(x)
-    wanted = middle("mid_attn_bt")
-    assert_equal(np.reshape(attended, wanted.shape), wanted)
-    x = jax.jit(encoder.mid)(x)
-    assert_equal(x, middle("mid_block"))
-    moments = jax.jit(lambda x: encoder.conv_out(jax.nn.silu(encoder.norm_out(x))))(x)
-    assert_equal(moments, middle("conv_out"))
+        x = found[f"down{i}"] = block(x)
+    attended = encoder.mid.attention(encoder.mid.resnets[0](x))
+    found["mid_attn_bt"] = attended.reshape(-1, *attended.shape[2:])
+    x = found["mid_block"] = encoder.mid(x)
+    found["conv_out"] = encoder.conv_out(jax.nn.silu(encoder.norm_out(x)))
+    return found
 
 
-def test_decoder_activations_are_those_of_the_reference(reference):
-    vae, decoder = reference.vae, reference.vae.decoder
-    middle = lambda name: reference[f"dec_t2.mid.{name}"]  # noqa: E731
-    x = jax.jit(lambda z: decoder.conv_in(vae.post_quant(z)))(reference["dec_t2.in"])
-    assert_equal(x, middle("conv_in"))
-    x = jax.jit(decoder.mid)(x)
-    assert_equal(x, middle("mid_block"))
-    first = decoder.up[0]
-    for resnet in first.resnets:
-        x = jax.jit(resnet)(x)
+def decoder_activations(vae, latents):
+    """Every intermediate of the decoder under the reference's names, from the pieces it is of."""
+    decoder, found = vae.decoder, {}
+    x = found["conv_in"] = decoder.conv_in(vae.post_quant(latents))
+    x = found["mid_block"] = decoder.mid(x)
+    for resnet in decoder.up[0].resnets:
+        x = resnet(x)
     for name in ("spatial", "temporal"):
-        if (layer := getattr(first, name)) is not None:
-            x = jax.jit(layer)(x)
-            assert_equal(x, middle(f"up0.{name}"))
-    x = middle("mid_block")
+        if (layer := getattr(decoder.up[0], name)) is not None:
+            x = found[f"up0.{name}"] = layer(x)
+    x = found["mid_block"]
     for i, block in enumerate(decoder.up):
-        x = jax.jit(block)(x)
-        assert_equal(x, middle(f"up{i}"))
+        x = found[f"up{i}"] = block(x)
+    return found
+
+
+@pytest.mark.parametrize(
+    "call, activations", [("enc_t9", encoder_activations), ("dec_t2", decoder_activations)]
+)
+def test_activations_are_those_of_the_reference(reference, call, activations):
+    found = reference.run(activations, reference[f"{call}.in"])
+    wanted = {n: x for n, x in reference.tensors.items() if n.startswith(f"{call}.mid.")}
+    assert wanted
+    for name, x in wanted.items():
+        assert_equal(found[name.removeprefix(f"{call}.mid.")], x)
 
 
 def test_every_published_tensor_is_taken_once(golden):
