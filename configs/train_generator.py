@@ -13,7 +13,7 @@ def get_config() -> ConfigDict:
         dict(
             vae="runs/train_vae",
             transformer=dict(
-                heads=6,
+                heads=4,
                 head_size=32,
                 double_blocks=2,
                 single_blocks=4,
@@ -45,15 +45,15 @@ def get_config() -> ConfigDict:
             videos=24000,
             pairs=0.7,
             dropout=0.1,
-            steps=9000,
-            learning_rate=1.5e-3,
+            steps=20000,
+            learning_rate=3e-3,
             weight_decay=0.01,
-            warmup=300,
+            warmup=100,
             decay=4000,
-            ema=0.998,
+            ema=0.995,
             log_every=50,
-            save_every=500,
-            evaluate_every=1000,
-            evaluate_captions=60,
+            save_every=250,
+            evaluate_every=500,
+            evaluate_captions=40,
         )
     )

@@ -160,8 +160,8 @@ def summarise(config: Mapping, rows: Sequence[Mapping]) -> dict:
       rows: one per caption, as results.jsonl has them.
 
     Returns:
-      rows: one per search, with means and intervals; efficiency: number of branches to the share of
-      the way from a random choice to the oracle's pick that the panel goes, for successes and facts.
+      rows: one per search, with means and intervals; efficiency: number of branches to the share
+      of the way from a random choice to the oracle's pick that the panel goes.
     """
     table = []
     for name in rows[0]["searches"]:

@@ -8,15 +8,16 @@ The same command goes on after a kill. Writes a checkpoint folder that `experime
 """
 
 import json
+import sys
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags, logging
+from absl import flags, logging
 from flax import nnx
-from ml_collections import config_flags
 
+from experiments import cli
 from experiments.training import Task, train, use_all_cores
 from tts_jax.checkpoints import init_params, load_safetensors
 from tts_jax.generators import save_generator
@@ -28,9 +29,6 @@ from tts_jax.language.clip_text import TextTower
 from tts_jax.language.tokenizer import ASSET, open_tokenizer
 from tts_jax.media import write_png
 from tts_jax.worlds import moving_shapes as world
-
-_CONFIG = config_flags.DEFINE_config_file("config", "configs/train_generator.py", lock_config=True)
-_WORKDIR = flags.DEFINE_string("workdir", "runs/train_generator", "Checkpoints and pictures.")
 
 
 def build_generator(config) -> tuple[PyramidFlow, dict]:
@@ -49,7 +47,7 @@ def build_generator(config) -> tuple[PyramidFlow, dict]:
 
 
 def encode_videos(generator, vae, texts, seeds, cache: Path) -> np.ndarray:
-    """Latents of rendered captions in the denoiser's scale, [N, frames, h, w, C] float16, cached."""
+    """Latents of rendered captions in the denoiser's scale, cached, [N, T, h, w, C] float16."""
     if cache.exists():
         return np.load(cache)
     graph, _ = init_params(lambda: CausalVideoVAE(generator.config.vae, rngs=nnx.Rngs(0)))
@@ -90,9 +88,17 @@ def sample(generator: PyramidFlow):
     return jax.jit(jax.vmap(one, in_axes=(None, 0, 0)))
 
 
-def main(_):
+def define(values: flags.FlagValues) -> None:
+    """The program's own flags."""
+    flags.DEFINE_string(
+        "workdir", "runs/train_generator", "checkpoints, pictures and weights", flag_values=values
+    )
+
+
+def main(options: flags.FlagValues) -> None:
+    """Trains what the config describes."""
     use_all_cores()
-    config, workdir = _CONFIG.value, Path(_WORKDIR.value)
+    config, workdir = options.config, Path(options.workdir)
     generator, vae = build_generator(config)
     plan = [SubBatch(**part) for part in config.plan]
     per_device = sum(part.size for part in plan)
@@ -169,4 +175,4 @@ def main(_):
 
 
 if __name__ == "__main__":
-    app.run(main)
+    sys.exit(cli.run(main, doc=__doc__, define=define, config="train_generator.py"))

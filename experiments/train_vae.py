@@ -3,21 +3,23 @@
 python -m experiments.train_vae --config=configs/train_vae.py --workdir=DIR
 
 The same command goes on after a kill. Writes `vae.safetensors`, `vae.json` (the model's sizes and
-the factors that bring its latents to unit variance) and a picture of reconstructions per evaluation.
+the factors that bring its latents to unit variance) and, per evaluation, a picture of
+reconstructions.
 """
 
 import dataclasses
 import functools
 import json
+import sys
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags
+from absl import flags
 from flax import nnx
-from ml_collections import config_flags
 
+from experiments import cli
 from experiments.training import Task, train, use_all_cores
 from tts_jax.checkpoints import init_params, save_safetensors
 from tts_jax.generators.pyramid_flow.vae import (
@@ -28,9 +30,6 @@ from tts_jax.generators.pyramid_flow.vae import (
 )
 from tts_jax.media import write_png
 from tts_jax.worlds import moving_shapes as world
-
-_CONFIG = config_flags.DEFINE_config_file("config", "configs/train_vae.py", lock_config=True)
-_WORKDIR = flags.DEFINE_string("workdir", "runs/train_vae", "Checkpoints, pictures and weights.")
 
 
 def rendered_batch(seed: int, step: int, size: int, pairs: float) -> np.ndarray:
@@ -65,9 +64,17 @@ def latent_factors(moments) -> dict[str, float]:
     return factors
 
 
-def main(_):
+def define(values: flags.FlagValues) -> None:
+    """The program's own flags."""
+    flags.DEFINE_string(
+        "workdir", "runs/train_vae", "checkpoints, pictures and weights", flag_values=values
+    )
+
+
+def main(options: flags.FlagValues) -> None:
+    """Trains what the config describes."""
     use_all_cores()
-    config, workdir = _CONFIG.value, Path(_WORKDIR.value)
+    config, workdir = options.config, Path(options.workdir)
     model = VAEConfig(**config.model)
     graph, params = init_params(lambda: CausalVideoVAE(model, rngs=nnx.Rngs(config.seed)))
 
@@ -115,4 +122,4 @@ def main(_):
 
 
 if __name__ == "__main__":
-    app.run(main)
+    sys.exit(cli.run(main, doc=__doc__, define=define, config="train_vae.py"))

@@ -35,7 +35,7 @@ def bootstrap_interval(
 
 
 def selection_efficiency(picked: float, chance: float, best: float) -> float:
-    """Share of the way from a random choice to the best choice: (picked - chance) / (best - chance).
+    """Share of the way from a random choice to the best one, (picked - chance) / (best - chance).
 
     NaN when there is no way to go.
     """

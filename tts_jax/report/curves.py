@@ -40,9 +40,9 @@ def draw_curve(path: Path | str, rows: Sequence[Mapping], cost: str = "flops") -
         y = [row["success"] for row in found]
         low, high = zip(*(row["success_interval"] for row in found), strict=True)
         if kind in ("linear", "tof"):
-            spread = ([a - b for a, b in zip(y, low, strict=True)],) + (
-                [b - a for a, b in zip(y, high, strict=True)],
-            )
+            below = [a - b for a, b in zip(y, low, strict=True)]
+            above = [b - a for a, b in zip(y, high, strict=True)]
+            spread = (below, above)
             axes.errorbar(
                 x, y, spread, color=colour, marker=marker, capsize=3, label=label, linewidth=1.6
             )
