@@ -1,4 +1,4 @@
-r"""The embedded Pyramid-Flow: 5 units of one latent frame each, over pyramids of 2x2, 4x4 and 8x8 latents.
+r"""The embedded Pyramid-Flow: 5 units of one latent frame, each a pyramid of 2x2, 4x4, 8x8 latents.
 
 python -m experiments.train_generator --config=configs/train_generator.py --workdir=DIR \
     --config.vae=DIR_OF_TRAIN_VAE

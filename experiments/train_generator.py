@@ -14,11 +14,11 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import flags, logging
+from absl import flags
 from flax import nnx
 
 from experiments import cli
-from experiments.training import Task, train, use_all_cores
+from experiments.training import Task, say, train, use_all_cores
 from tts_jax.checkpoints import init_params, load_safetensors
 from tts_jax.generators import save_generator
 from tts_jax.generators.pyramid_flow.generator import PyramidFlow, PyramidFlowConfig
@@ -63,7 +63,7 @@ def encode_videos(generator, vae, texts, seeds, cache: Path) -> np.ndarray:
         frames = np.stack([np.round(world.render(t, int(s)) * 255) for t, s in pairs])
         parts.append(np.asarray(encode(frames.astype(np.uint8))))
         if i % 6400 == 0:
-            logging.info("encoded %d of %d videos", i, len(texts))
+            say(f"encoded {i} of {len(texts)} videos")
     cache.parent.mkdir(parents=True, exist_ok=True)
     np.save(cache.with_suffix(".part.npy"), np.concatenate(parts))
     cache.with_suffix(".part.npy").rename(cache)

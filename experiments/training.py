@@ -18,7 +18,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from absl import logging
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from orbax.checkpoint import v1 as ocp
 
@@ -42,6 +41,11 @@ class Task:
     loss: Callable
     batch: Callable
     evaluate: Callable
+
+
+def say(line: str) -> None:
+    """Prints a line with the time of day, at once."""
+    print(time.strftime("%H:%M:%S"), line, flush=True)
 
 
 def use_all_cores() -> None:
@@ -168,7 +172,7 @@ def train(task: Task, config, workdir: Path | str) -> dict:
     if checkpointer.latest is not None:
         done = checkpointer.latest.step
         state = checkpointer.load_pytree(done, state)
-        logging.info("resumed from step %d of %d", done, config.steps)
+        say(f"resumed from step {done} of {config.steps}")
     log = workdir / "losses.jsonl"
     if log.exists():
         kept = [line for line in log.read_text().splitlines() if json.loads(line)["step"] <= done]
@@ -188,14 +192,8 @@ def train(task: Task, config, workdir: Path | str) -> dict:
                 file.write(json.dumps({"step": step, **means}) + "\n")
             speed = (time.time() - began) / (step - done)
             shown = "  ".join(f"{k} {v:.4f}" for k, v in means.items())
-            logging.info(
-                "step %d/%d  %s  %.3f s/step  ETA %.0f min",
-                step,
-                config.steps,
-                shown,
-                speed,
-                speed * (config.steps - step) / 60,
-            )
+            left = speed * (config.steps - step) / 60
+            say(f"step {step}/{config.steps}  {shown}  {speed:.3f} s/step  ETA {left:.0f} min")
         if step % config.save_every == 0 or step == config.steps:
             checkpointer.save_pytree(step, state)
         if step % config.evaluate_every == 0 or step == config.steps:
