@@ -198,10 +198,7 @@ def train(task: Task, config, workdir: Path | str) -> dict:
             checkpointer.save_pytree(step, state)
         if step % config.evaluate_every == 0 or step == config.steps:
             found = task.evaluate(state["average"], step)
-            logging.info(
-                "evaluation at step %d: %s",
-                step,
-                "  ".join(f"{k} {v:.4f}" for k, v in found.items()),
-            )
+            shown = "  ".join(f"{k} {v:.4f}" for k, v in found.items())
+            say(f"evaluation at step {step}  {shown}")
     checkpointer.close()
     return state["average"]
