@@ -21,6 +21,7 @@ from jax import Array
 
 from tts_jax.nn.attention import attend
 from tts_jax.nn.embeddings import frequencies, rotate_pairs, timestep_sinusoid
+from tts_jax.nn.linear import Linear
 from tts_jax.nn.norms import RMSNorm, layer_norm
 
 PATCH = 2
@@ -270,8 +271,8 @@ class MLP(nnx.Module):
     """Two linear layers with an activation between them."""
 
     def __init__(self, sizes: tuple[int, int, int], activation, *, rngs: nnx.Rngs):
-        self.up = nnx.Linear(sizes[0], sizes[1], rngs=rngs)
-        self.down = nnx.Linear(sizes[1], sizes[2], rngs=rngs)
+        self.up = Linear(sizes[0], sizes[1], rngs=rngs)
+        self.down = Linear(sizes[1], sizes[2], rngs=rngs)
         self.activation = activation
 
     def __call__(self, x: Array) -> Array:
@@ -282,7 +283,7 @@ class Modulation(nnx.Module):
     """Shifts, scales and gates from the conditioning vector; zero at the start of a training."""
 
     def __init__(self, width: int, count: int, *, rngs: nnx.Rngs):
-        self.linear = nnx.Linear(
+        self.linear = Linear(
             width, count * width, kernel_init=nnx.initializers.zeros_init(), rngs=rngs
         )
         self.count = count
@@ -297,9 +298,9 @@ class Projection(nnx.Module):
     """Queries, keys and values of one stream: linear, RMS norm over the head, rotation."""
 
     def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
-        self.q = nnx.Linear(config.width, config.width, rngs=rngs)
-        self.k = nnx.Linear(config.width, config.width, rngs=rngs)
-        self.v = nnx.Linear(config.width, config.width, rngs=rngs)
+        self.q = Linear(config.width, config.width, rngs=rngs)
+        self.k = Linear(config.width, config.width, rngs=rngs)
+        self.v = Linear(config.width, config.width, rngs=rngs)
         self.q_norm = RMSNorm(config.head_size, rngs=rngs)
         self.k_norm = RMSNorm(config.head_size, rngs=rngs)
         self.heads = (config.heads, config.head_size)
@@ -322,7 +323,7 @@ class Stream(nnx.Module):
         width = config.width
         self.modulation = Modulation(width, 6, rngs=rngs)
         self.attention = Projection(config, rngs=rngs)
-        self.out = nnx.Linear(width, width, rngs=rngs)
+        self.out = Linear(width, width, rngs=rngs)
         self.mlp = MLP((width, config.mlp_ratio * width, width), jax.nn.gelu, rngs=rngs)
 
     def update(self, x: Array, heads: Array, modulation: Sequence[Array]) -> Array:
@@ -370,8 +371,8 @@ class SingleBlock(nnx.Module):
         width, hidden = config.width, config.mlp_ratio * config.width
         self.modulation = Modulation(width, 3, rngs=rngs)
         self.attention = Projection(config, rngs=rngs)
-        self.mlp = nnx.Linear(width, hidden, rngs=rngs)
-        self.out = nnx.Linear(width + hidden, width, rngs=rngs)
+        self.mlp = Linear(width, hidden, rngs=rngs)
+        self.out = Linear(width + hidden, width, rngs=rngs)
         self.implementation = config.attention
 
     def __call__(
@@ -400,14 +401,14 @@ class Transformer(nnx.Module):
         self.config = config
         self.time_embed = MLP((SINUSOID_WIDTH, width, width), jax.nn.silu, rngs=rngs)
         self.pooled_embed = MLP((config.pooled_width, width, width), jax.nn.silu, rngs=rngs)
-        self.text_embed = nnx.Linear(config.text_width, width, rngs=rngs)
-        self.latent_embed = nnx.Linear(token, width, rngs=rngs)
+        self.text_embed = Linear(config.text_width, width, rngs=rngs)
+        self.latent_embed = Linear(token, width, rngs=rngs)
         double_keys = jax.random.split(rngs.params(), config.double_blocks)
         single_keys = jax.random.split(rngs.params(), config.single_blocks)
         self.double_blocks = jax.vmap(lambda k: DoubleBlock(config, rngs=nnx.Rngs(k)))(double_keys)
         self.single_blocks = jax.vmap(lambda k: SingleBlock(config, rngs=nnx.Rngs(k)))(single_keys)
         self.out_modulation = Modulation(width, 2, rngs=rngs)
-        self.out = nnx.Linear(width, token, kernel_init=nnx.initializers.zeros_init(), rngs=rngs)
+        self.out = Linear(width, token, kernel_init=nnx.initializers.zeros_init(), rngs=rngs)
 
     @property
     def dtype(self) -> jnp.dtype:
@@ -461,19 +462,36 @@ class Transformer(nnx.Module):
         Returns:
           Velocity, [B, T, H, W, C], float32.
         """
-        layout = make_layout(latents.shape, times, history, text_mask, self.config)
         temb = self.embed_condition(timestep, pooled)
+        return self.denoise(latents, times, history, text, text_mask, temb)
+
+    def denoise(
+        self,
+        latents: Array,
+        times: Array,
+        history: tuple[Clip, ...],
+        text: Array,
+        text_mask: Array,
+        temb: Array,
+    ) -> Array:
+        """Velocity for the conditioning vector `temb` [B, D]; the rest is as in `__call__`."""
+        layout = make_layout(latents.shape, times, history, text_mask, self.config)
         streams = (
             self.text_embed(text.astype(self.dtype)),
             self.embed_history(history, latents.shape[0]),
             self.embed_latents(latents),
         )
-        (text, past, own), _ = jax.lax.scan(
-            lambda x, block: (block(*x, temb, layout), None), streams, self.double_blocks
-        )
+
+        def repeat(blocks, streams):
+            # only matrix products are kept for a backward pass: the rest is cheaper to redo
+            step = jax.checkpoint(
+                lambda x, block: (block(*x, temb, layout), None),
+                policy=jax.checkpoint_policies.checkpoint_dots,
+            )
+            return jax.lax.scan(step, streams, blocks)[0]
+
+        text, past, own = repeat(self.double_blocks, streams)
         context = jnp.concatenate([text, past], axis=1)
-        (_, own), _ = jax.lax.scan(
-            lambda x, block: (block(*x, temb, layout), None), (context, own), self.single_blocks
-        )
+        _, own = repeat(self.single_blocks, (context, own))
         velocity = self.out(self.normalise_out(own, temb)).astype(jnp.float32)
         return unpatchify(velocity, *latents.shape[1:4])
