@@ -60,3 +60,86 @@ VAE_RULES = {
     _ATTENTION + r"\.(?:to_out\.0|proj_attn)\.weight": (r"\1.mid.attention.out.kernel", LINEAR),
     _ATTENTION + r"\.(?:to_out\.0|proj_attn)\.bias": (r"\1.mid.attention.out.bias", AS_IS),
 }
+
+_DOUBLE = r"transformer_blocks\.(\d+)"
+_SINGLE = r"single_transformer_blocks\.(\d+)"
+
+FLUX_RULES = {
+    r"time_text_embed\.timestep_embedder\.linear_1\.weight": ("time_embed.up.kernel", LINEAR),
+    r"time_text_embed\.timestep_embedder\.linear_1\.bias": ("time_embed.up.bias", AS_IS),
+    r"time_text_embed\.timestep_embedder\.linear_2\.weight": ("time_embed.down.kernel", LINEAR),
+    r"time_text_embed\.timestep_embedder\.linear_2\.bias": ("time_embed.down.bias", AS_IS),
+    r"time_text_embed\.text_embedder\.linear_1\.weight": ("pooled_embed.up.kernel", LINEAR),
+    r"time_text_embed\.text_embedder\.linear_1\.bias": ("pooled_embed.up.bias", AS_IS),
+    r"time_text_embed\.text_embedder\.linear_2\.weight": ("pooled_embed.down.kernel", LINEAR),
+    r"time_text_embed\.text_embedder\.linear_2\.bias": ("pooled_embed.down.bias", AS_IS),
+    r"context_embedder\.weight": ("text_embed.kernel", LINEAR),
+    r"context_embedder\.bias": ("text_embed.bias", AS_IS),
+    r"x_embedder\.weight": ("latent_embed.kernel", LINEAR),
+    r"x_embedder\.bias": ("latent_embed.bias", AS_IS),
+    r"norm_out\.linear\.weight": ("out_modulation.linear.kernel", LINEAR),
+    r"norm_out\.linear\.bias": ("out_modulation.linear.bias", AS_IS),
+    r"proj_out\.weight": ("out.kernel", LINEAR),
+    r"proj_out\.bias": ("out.bias", AS_IS),
+    # double blocks, image stream
+    _DOUBLE + r"\.norm1\.linear\.weight": (
+        r"double_blocks.image.modulation.linear.kernel[\1]",
+        LINEAR,
+    ),
+    _DOUBLE + r"\.norm1\.linear\.bias": (r"double_blocks.image.modulation.linear.bias[\1]", AS_IS),
+    _DOUBLE + r"\.attn\.to_(q|k|v)\.weight": (
+        r"double_blocks.image.attention.\2.kernel[\1]",
+        LINEAR,
+    ),
+    _DOUBLE + r"\.attn\.to_(q|k|v)\.bias": (r"double_blocks.image.attention.\2.bias[\1]", AS_IS),
+    _DOUBLE + r"\.attn\.norm_(q|k)\.weight": (
+        r"double_blocks.image.attention.\2_norm.scale[\1]",
+        AS_IS,
+    ),
+    _DOUBLE + r"\.attn\.to_out\.0\.weight": (r"double_blocks.image.out.kernel[\1]", LINEAR),
+    _DOUBLE + r"\.attn\.to_out\.0\.bias": (r"double_blocks.image.out.bias[\1]", AS_IS),
+    _DOUBLE + r"\.ff\.net\.0\.proj\.weight": (r"double_blocks.image.mlp.up.kernel[\1]", LINEAR),
+    _DOUBLE + r"\.ff\.net\.0\.proj\.bias": (r"double_blocks.image.mlp.up.bias[\1]", AS_IS),
+    _DOUBLE + r"\.ff\.net\.2\.weight": (r"double_blocks.image.mlp.down.kernel[\1]", LINEAR),
+    _DOUBLE + r"\.ff\.net\.2\.bias": (r"double_blocks.image.mlp.down.bias[\1]", AS_IS),
+    # double blocks, text stream
+    _DOUBLE + r"\.norm1_context\.linear\.weight": (
+        r"double_blocks.text.modulation.linear.kernel[\1]",
+        LINEAR,
+    ),
+    _DOUBLE + r"\.norm1_context\.linear\.bias": (
+        r"double_blocks.text.modulation.linear.bias[\1]",
+        AS_IS,
+    ),
+    _DOUBLE + r"\.attn\.add_(q|k|v)_proj\.weight": (
+        r"double_blocks.text.attention.\2.kernel[\1]",
+        LINEAR,
+    ),
+    _DOUBLE + r"\.attn\.add_(q|k|v)_proj\.bias": (
+        r"double_blocks.text.attention.\2.bias[\1]",
+        AS_IS,
+    ),
+    _DOUBLE + r"\.attn\.norm_added_(q|k)\.weight": (
+        r"double_blocks.text.attention.\2_norm.scale[\1]",
+        AS_IS,
+    ),
+    _DOUBLE + r"\.attn\.to_add_out\.weight": (r"double_blocks.text.out.kernel[\1]", LINEAR),
+    _DOUBLE + r"\.attn\.to_add_out\.bias": (r"double_blocks.text.out.bias[\1]", AS_IS),
+    _DOUBLE + r"\.ff_context\.net\.0\.proj\.weight": (
+        r"double_blocks.text.mlp.up.kernel[\1]",
+        LINEAR,
+    ),
+    _DOUBLE + r"\.ff_context\.net\.0\.proj\.bias": (r"double_blocks.text.mlp.up.bias[\1]", AS_IS),
+    _DOUBLE + r"\.ff_context\.net\.2\.weight": (r"double_blocks.text.mlp.down.kernel[\1]", LINEAR),
+    _DOUBLE + r"\.ff_context\.net\.2\.bias": (r"double_blocks.text.mlp.down.bias[\1]", AS_IS),
+    # single blocks
+    _SINGLE + r"\.norm\.linear\.weight": (r"single_blocks.modulation.linear.kernel[\1]", LINEAR),
+    _SINGLE + r"\.norm\.linear\.bias": (r"single_blocks.modulation.linear.bias[\1]", AS_IS),
+    _SINGLE + r"\.attn\.to_(q|k|v)\.weight": (r"single_blocks.attention.\2.kernel[\1]", LINEAR),
+    _SINGLE + r"\.attn\.to_(q|k|v)\.bias": (r"single_blocks.attention.\2.bias[\1]", AS_IS),
+    _SINGLE + r"\.attn\.norm_(q|k)\.weight": (r"single_blocks.attention.\2_norm.scale[\1]", AS_IS),
+    _SINGLE + r"\.proj_mlp\.weight": (r"single_blocks.mlp.kernel[\1]", LINEAR),
+    _SINGLE + r"\.proj_mlp\.bias": (r"single_blocks.mlp.bias[\1]", AS_IS),
+    _SINGLE + r"\.proj_out\.weight": (r"single_blocks.out.kernel[\1]", LINEAR),
+    _SINGLE + r"\.proj_out\.bias": (r"single_blocks.out.bias[\1]", AS_IS),
+}
