@@ -270,26 +270,49 @@ def _write(
 def _rows(result: SearchResult, num_segments: int) -> list[Row]:
     """The contact sheet's rows: finished paths, and each pruned path where it ended."""
     nodes = {node.path: node for node in result.nodes}
+    standings = _standings(result.nodes)
     rows = []
     for node in result.nodes:
         finished = len(node.path) == num_segments
         if node.kept and not finished:
             continue
-        lineage = [nodes[p] for n in range(len(node.path) + 1) if (p := node.path[:n]) in nodes]
-        scores = {name: score for ancestor in lineage for name, score in ancestor.scores.items()}
+        scores, standing = {}, {}
+        for length in range(1, len(node.path) + 1):
+            if ancestor := nodes.get(node.path[:length]):
+                scores |= ancestor.scores
+                standing |= standings[ancestor.path]
         if finished:
             scores["panel"] = node.value
+        else:
+            standing.pop("panel", None)
         rows.append(
             Row(
                 path=node.path,
                 frames=np.zeros((0, 1, 1, 3)) if node.frames is None else node.frames,
                 scores=scores,
+                standing=standing,
                 pruned_at=None if finished else len(node.path) - 1,
                 winner=node.path == result.best.path,
                 note="no search" if finished and not any(node.path) else "",
             )
         )
     return rows
+
+
+def _standings(nodes: Sequence[Node]) -> dict[tuple, dict[str, float]]:
+    """By path and verifier, where a score lies between the worst and the best of its round."""
+    standings = {node.path: {} for node in nodes}
+    columns: dict[tuple, dict[tuple, float]] = {}
+    for node in nodes:
+        judged = node.scores if node.value is None else {**node.scores, "panel": node.value}
+        for name, score in judged.items():
+            if np.isfinite(score):
+                columns.setdefault((node.round, name), {})[node.path] = score
+    for (_, name), column in columns.items():
+        low, high = min(column.values()), max(column.values())
+        for path, score in column.items():
+            standings[path][name] = (score - low) / (high - low) if high > low else 1.0
+    return standings
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""experiments.generate: what a run leaves behind, that it repeats, and what it says to bad input."""
+"""experiments.generate: what a run leaves, that it repeats, and what it says to bad input."""
 
 import json
 import shutil

@@ -79,6 +79,14 @@ def test_any_score_can_be_drawn(scores):
     contact_sheet([row((0,), 0, scores=scores), row((1,), 1, scores={"clip": 1.0})], title="t")
 
 
+def test_a_bar_is_as_long_as_its_standing():
+    def bar(share):
+        rows = [row((0,), 0, scores={"clip": 0.5}, standing={"clip": share})]
+        return count(contact_sheet(rows, title="t"), np.asarray(sheets.BAR) / 255, 0)
+
+    assert 2.5 * bar(0.3) > bar(0.6) > 1.5 * bar(0.3) > 0
+
+
 def test_a_path_never_decoded_still_has_its_row():
     rows = [*tree(), Row(path=(2,), frames=np.zeros((0, 8, 8, 3)), scores={}, pruned_at=1)]
     taller, lower = contact_sheet(rows, title="t"), contact_sheet(tree(), title="t")

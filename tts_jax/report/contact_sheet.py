@@ -38,6 +38,8 @@ class Row:
       frames: what was decoded of it last, [T, H, W, 3] float in [0, 1]; T may differ by row, 0 for
         a path that was never decoded.
       scores: the last score of each verifier that judged it, and `panel` where there is one.
+      standing: for each score, how long its bar is, in [0, 1]: such as the place between the worst
+        and the best of the branches it was pruned among.
       pruned_at: the depth, a segment's index, at which it was dropped; None if it was not.
       winner: it is the video that was returned.
       note: a remark shown beside the path, such as "no search".
@@ -46,6 +48,7 @@ class Row:
     path: tuple[int, ...]
     frames: np.ndarray
     scores: Mapping[str, float]
+    standing: Mapping[str, float] = dataclasses.field(default_factory=dict)
     pruned_at: int | None = None
     winner: bool = False
     note: str = ""
@@ -328,7 +331,9 @@ class _Sheet:
         for i, name in enumerate(self.verifiers):
             if name in row.scores:
                 x = self.scores_x + i * (self.score_width + 20)
-                self._draw_score(x, y, name, row.scores[name], ink, pruned)
+                self._text(x, y - 7, _number(row.scores[name]), 11, ink)
+                colour = FAINT if pruned else ACCENT if row.winner else BAR
+                self._draw_bar(x, y + 6, row.standing.get(name), colour)
         text, colour = self._status(row)
         if row.winner:
             width = self._width(text, 10, True) + 20
@@ -337,16 +342,10 @@ class _Sheet:
         else:
             self._text(self.status_x, y, text, 10, colour)
 
-    def _draw_score(self, x, y, name, value, ink, pruned):
-        values = [row.scores[name] for row in self.rows if name in row.scores]
-        values = [v for v in values if math.isfinite(v)]
-        self._text(x, y - 7, _number(value), 11, ink)
-        self._box(x, y + 6, self.score_width, 5, TRACK, radius=2.5)
-        if math.isfinite(value):
-            low, high = min(values), max(values)
-            share = (value - low) / (high - low) if high > low else 1.0
-            colour = FAINT if pruned else ACCENT if ink == ACCENT else BAR
-            self._box(x, y + 6, max(5, share * self.score_width), 5, colour, radius=2.5)
+    def _draw_bar(self, x, y, standing, colour):
+        if standing is not None:
+            self._box(x, y, self.score_width, 5, TRACK, radius=2.5)
+            self._box(x, y, max(5, standing * self.score_width), 5, colour, radius=2.5)
 
     def _thumbnail(self, frame, pruned):
         pixels = enlarge(to_uint8(frame), round(self.thumb_height * _SCALE))
