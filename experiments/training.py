@@ -171,7 +171,7 @@ def train(task: Task, config, workdir: Path | str) -> dict:
     done = 0
     if checkpointer.latest is not None:
         done = checkpointer.latest.step
-        state = checkpointer.load_pytree(done, state)
+        state = checkpointer.load(done, state)
         say(f"resumed from step {done} of {config.steps}")
     log = workdir / "losses.jsonl"
     if log.exists():
@@ -195,7 +195,7 @@ def train(task: Task, config, workdir: Path | str) -> dict:
             left = speed * (config.steps - step) / 60
             say(f"step {step}/{config.steps}  {shown}  {speed:.3f} s/step  ETA {left:.0f} min")
         if step % config.save_every == 0 or step == config.steps:
-            checkpointer.save_pytree(step, state)
+            checkpointer.save(step, state)
         if step % config.evaluate_every == 0 or step == config.steps:
             found = task.evaluate(state["average"], step)
             shown = "  ".join(f"{k} {v:.4f}" for k, v in found.items())
