@@ -3,6 +3,7 @@
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -250,3 +251,21 @@ def test_a_round_may_keep_everything_that_ties(make_search, walk):
     ]
     result = make_search().run(PROMPT, rounds)
     assert 2 <= len(result.candidates) <= 4
+
+
+def test_a_branch_may_have_parts_without_elements(make_search, walk, linear, same_video):
+    """As Pyramid-Flow's have when siblings share no noise; the compiler spreads these nowhere."""
+
+    class WithEmptyPart(type(walk)):
+        def init(self, *args):
+            return super().init(*args), jnp.zeros((0, 3))
+
+        def advance(self, params, condition, branch, key, segment):
+            return super().advance(params, condition, branch[0], key, segment), branch[1]
+
+        def estimate(self, params, condition, branch, segment):
+            return super().estimate(params, condition, branch[0], segment)
+
+    plain = make_search(8).run(PROMPT, linear(3))
+    with_part = make_search(8, generator=WithEmptyPart()).run(PROMPT, linear(3))
+    same_video(plain.best, with_part.best)

@@ -138,6 +138,7 @@ class Forest:
                 live=live,
                 dead=children.size - live,
                 nfe=self.generator.nfe(segment),
+                out=self._where,
             )
             pool = (
                 self._spread(block)
@@ -219,11 +220,14 @@ class Forest:
         return self._move(key, partial(expansion.spread, capacity=self._capacity), block)
 
     def _move(self, key, function, *args, donate=()):
-        def build():
-            where = NamedSharding(self.mesh, PartitionSpec(BRANCH))
-            return lambda *args: jax.lax.with_sharding_constraint(function(*args), where)
+        out = self._where
+        return self._call("search", key, lambda: function, *args, donate=donate, out=out)
 
-        return self._call("search", key, build, *args, donate=donate)
+    @property
+    def _where(self) -> NamedSharding:
+        """Of a pool's leaves; asked of every program that makes them, since only that holds for
+        leaves without elements too."""
+        return NamedSharding(self.mesh, PartitionSpec(BRANCH))
 
     def _call(self, component: str, key, build, *args, **work):
         return self.models.programs(self.ledger[component], key, build, *args, **work)

@@ -30,6 +30,7 @@ class Programs:
         dead: int = 0,
         nfe: int = 0,
         donate: tuple[int, ...] = (),
+        out: jax.sharding.Sharding | None = None,
     ) -> Any:
         """Runs a function's executable, building it at the first call with such shapes.
 
@@ -42,6 +43,7 @@ class Programs:
           dead: further branches that are padding.
           nfe: denoiser calls per branch.
           donate: arguments whose memory the result may take.
+          out: where all of the result lies; by default where the compiler puts it.
 
         Returns:
           The function's result, ready.
@@ -49,7 +51,8 @@ class Programs:
         shapes = tuple((x.shape, x.dtype) for x in jax.tree.leaves(args))
         if (key, shapes) not in self._built:
             start = time.perf_counter()
-            traced = jax.jit(build(), donate_argnums=donate).trace(*args)
+            function = jax.jit(build(), donate_argnums=donate, out_shardings=out)
+            traced = function.trace(*args)
             self._built[key, shapes] = traced.lower().compile(), jaxpr_flops(traced.jaxpr)
             cost.compilations += 1
             cost.compile_seconds += time.perf_counter() - start
