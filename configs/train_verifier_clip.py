@@ -31,12 +31,12 @@ def get_config() -> ConfigDict:
             pairs=0.75,  # share of captions with two objects
             scenes=0.5,  # share of texts without motion
             prefixes=(1.0,),
-            steps=4000,
-            learning_rate=1e-3,
+            steps=2000,
+            learning_rate=2e-3,
             weight_decay=0.01,
-            warmup=100,
-            decay=2000,
-            ema=0.998,
+            warmup=50,
+            decay=1200,
+            ema=0.99,
             log_every=50,
             save_every=250,
             evaluate_every=1000,

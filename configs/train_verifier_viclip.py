@@ -22,4 +22,5 @@ def get_config() -> ConfigDict:
     # A video may also be judged on its first 1, 2, 3 or 4 chosen frames.
     config.prefixes = (0.04, 0.08, 0.1, 0.12, 0.66)
     config.steps = 3000
+    config.decay = 1200
     return config

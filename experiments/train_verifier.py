@@ -51,8 +51,9 @@ def make_batch(config, model, tokenizer, step: int) -> dict[str, np.ndarray]:
 
     Returns:
       frames [G, 3, T, H, W, 3] uint8; shows [G, 3, 2], numbers of the scene and of the objects
-      with motions that a video shows, or NOTHING; tokens [G, K, L]; means [G, K, 2], the same for
-      texts, where a text that does not speak of motion has NOTHING in the second place.
+      with motions that a video shows, or NOTHING; moves [G, 3, C], see `motions_by_colour`; tokens
+      [G, K, L]; means [G, K, 2], the same for texts, where a text that does not speak of motion has
+      NOTHING in the second place.
     """
     rng = np.random.default_rng([config.seed, step])
     kinds = change_kinds(config.name)
@@ -66,7 +67,7 @@ def make_batch(config, model, tokenizer, step: int) -> dict[str, np.ndarray]:
     else:
         count = 1 + int(rng.choice(len(config.prefixes), p=config.prefixes))
     still = count == 1
-    frames, shows, texts, means = [], [], [], []
+    frames, shows, moves, texts, means = [], [], [], [], []
     while len(frames) < config.trios:
         caption = _caption(rng, config.pairs)
         changes = near_misses.training_changes(caption, kinds[:2] if still else kinds)
@@ -80,6 +81,7 @@ def make_batch(config, model, tokenizer, step: int) -> dict[str, np.ndarray]:
         samples = near_misses.trio(caption, changed, rng, times)
         frames.append([sample.frames for sample in samples])
         shows.append([[number(s.scene), number(s.objects)] for s in samples])
+        moves.append([motions_by_colour(None if still else s.objects) for s in samples])
         chosen = [caption, changed, *rng.choice(changes, config.texts - 2)]
         for text in map(str, chosen):
             objects = world.parse(text)
@@ -92,9 +94,18 @@ def make_batch(config, model, tokenizer, step: int) -> dict[str, np.ndarray]:
     return {
         "frames": np.array(frames),
         "shows": np.array(shows, np.int32),
+        "moves": np.array(moves, np.int32),
         "tokens": tokens.reshape(shape),
         "means": np.array(means, np.int32).reshape(shape),
     }
+
+
+def motions_by_colour(objects) -> list[int]:
+    """For each colour of the world 0 if absent, else 1 + its motion; NOTHING if that is unknown."""
+    if objects is None:
+        return [NOTHING] * len(world.COLOURS)
+    found = {thing.colour: 1 + list(world.MOTIONS).index(thing.motion) for thing in objects}
+    return [found.get(colour, 0) for colour in world.COLOURS]
 
 
 def _caption(rng, pairs: float) -> str:
@@ -164,10 +175,15 @@ def find_matches(shows, means):
 
 
 def make_loss(graph, image: bool):
-    """The training loss of a CLIP-like model: videos against texts and texts against videos."""
+    """The training loss of a CLIP-like model: videos against texts and texts against videos.
+
+    A video model must also tell by a linear reading of its embedding how each colour moves, which
+    contrast alone teaches very late; that reading is not part of the verifier.
+    """
 
     def loss(params, batch, key):
-        model = nnx.merge(graph, params)
+        reading = params.get("reading")
+        model = nnx.merge(graph, {k: part for k, part in params.items() if k != "reading"})
         frames, tokens = batch["frames"], batch["tokens"]
         frames = frames.reshape(-1, *frames.shape[2:]).astype(jnp.float32) / 255
         frames = soften(frames, key)
@@ -179,8 +195,21 @@ def make_loss(graph, image: bool):
         hits = (
             jnp.where(matches, logits, -1e9).max(1) > jnp.where(matches, -1e9, logits).max(1)
         ) * (matches.any(1))
-        figures = {
-            "loss": (by_video + by_text) / 2,
+        total = (by_video + by_text) / 2
+        figures = {}
+        if reading is not None:
+            moves = batch["moves"].reshape(videos.shape[0], -1)
+            read = jnp.einsum("vd,dcm->vcm", videos * videos.shape[1] ** 0.5, reading["weight"])
+            chances = jax.nn.log_softmax(read + reading["bias"])
+            known = moves != NOTHING
+            each = -jnp.take_along_axis(chances, jnp.maximum(moves, 0)[..., None], -1)[..., 0]
+            motion = (each * known).sum() / jnp.maximum(known.sum(), 1)
+            moving = known & (moves > 0)
+            correct = (chances.argmax(-1) == moves) & moving
+            total = total + motion
+            figures = {"motion": motion, "read": correct.sum() / jnp.maximum(moving.sum(), 1)}
+        figures |= {
+            "loss": total,
             "to_text": by_video,
             "to_video": by_text,
             "first": hits.sum() / jnp.maximum(matches.any(1).sum(), 1),
@@ -207,7 +236,10 @@ def warm_start(params: dict, path: str) -> dict:
     for name, leaf in flat.items():
         if name in stored and stored[name].size == leaf.size:
             flat[name] = jnp.asarray(stored[name].reshape(leaf.shape), leaf.dtype)
-        elif name != "vision.time":
+        elif name == "vision.time":  # as far apart as the places have come to be
+            spread = np.std(stored["vision.position"].astype(np.float32))
+            flat[name] = leaf * spread / jnp.std(leaf)
+        else:
             raise CheckpointError(f"checkpoint {path} has no {name} of {leaf.size} numbers")
     return unflatten(flat, params)
 
@@ -324,7 +356,13 @@ def main(flags) -> None:
     workdir.mkdir(parents=True, exist_ok=True)
     held_out = HeldOut(config, verifier)
 
+    if verifier.needs == "video":
+        shape = (model.vision.projection, len(world.COLOURS), 1 + len(world.MOTIONS))
+        kernel = jax.random.normal(jax.random.key(config.seed), shape) * shape[0] ** -0.5
+        params = {**params, "reading": {"weight": kernel, "bias": jnp.zeros(shape[1:])}}
+
     def evaluate(average, step):
+        average = {name: part for name, part in average.items() if name != "reading"}
         save_verifier(workdir / "checkpoint", verifier, average)
         shutil.copy(ASSET, workdir / "checkpoint" / ASSET.name)
         return held_out.evaluate(average, workdir / f"near_misses_{step:06d}.png")
