@@ -12,6 +12,7 @@ def get_config() -> ConfigDict:
     return ConfigDict(
         dict(
             vae="runs/train_vae",
+            initial="",  # a checkpoint folder to go on from, such as tts_jax/assets
             transformer=dict(
                 heads=4,
                 head_size=32,

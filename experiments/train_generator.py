@@ -120,6 +120,11 @@ def main(options: flags.FlagValues) -> None:
         lambda: Transformer(generator.config.transformer, rngs=nnx.Rngs(config.seed + 1))
     )
 
+    if config.initial:
+        folder = Path(config.initial)
+        text = load_safetensors(folder / "text.safetensors", text)
+        transformer = load_safetensors(folder / "transformer.safetensors", transformer)
+
     def train_loss(params, batch, key):
         states, pooled = nnx.merge(text_graph, params["text"])(batch["tokens"])
         value, figures = loss(
