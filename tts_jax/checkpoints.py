@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
 
 class CheckpointError(ValueError):
@@ -57,7 +57,8 @@ def save_safetensors(path: Path | str, params: Mapping, dtype=np.float16) -> Non
     """
     path = Path(path)
     temporary = path.with_name(path.name + ".part")
-    save_file({k: np.asarray(v).astype(dtype) for k, v in flatten(params).items()}, temporary)
+    tensors = {name: np.asarray(leaf).astype(dtype) for name, leaf in flatten(params).items()}
+    temporary.write_bytes(save(tensors))  # save_file would hide the file from other users
     temporary.replace(path)
 
 
