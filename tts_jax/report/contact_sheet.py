@@ -106,7 +106,8 @@ def _label(path: Sequence[int]) -> str:
 def _number(value: float) -> str:
     if math.isnan(value):
         return "n/a"
-    return f"{value:.3f}" if abs(value) < 10 else f"{value:.3g}"
+    digits = 3 if abs(value) < 10 else 1 if abs(value) < 1000 else 0
+    return f"{value:.{digits}f}"
 
 
 class _Sheet:
@@ -162,7 +163,10 @@ class _Sheet:
         self.title_height = 26 * len(self.title_lines)
         self.head_y = self.margin + self.title_height + (22 if self.subtitle else 2) + 14
         self.rows_y = self.head_y + 24
-        foot = 30 if self.left_out else 0
+        self.foot = [f"{self.left_out} more not shown"] * bool(self.left_out)
+        if any(row.standing for row in self.rows):
+            self.foot.append("bars: between the worst and the best of a round")
+        foot = 30 if self.foot else 0
         self.height = self.rows_y + len(self.rows) * self.row_height + foot + self.margin - 6
 
     @staticmethod
@@ -237,10 +241,9 @@ class _Sheet:
         self._draw_tree()
         for i, row in enumerate(self.rows):
             self._draw_row(i, row)
-        if self.left_out:
+        if self.foot:
             y = self.rows_y + len(self.rows) * self.row_height + 18
-            text = f"and {self.left_out} more paths, pruned early"
-            self._text(self.label_x, y, text, 10, SOFT)
+            self._text(self.margin, y, "  ·  ".join(self.foot), 9, SOFT)
         return self.image
 
     def _draw_head(self):
