@@ -26,11 +26,11 @@ def get_config() -> ConfigDict:
             panel=dict(aggregation="zscore"),
             search=dict(
                 preset="tree_of_frames",
-                branching=(8, 1, 2, 1, 1),
-                image_keep=4,
+                branching=(8, 2, 1, 1, 1),
+                image_keep=3,
                 judge_depths=(2,),
                 rule="top_k",
-                keep=(4,),
+                keep=(3,),
                 branches=8,  # random_linear
             ),
             evaluation=dict(
@@ -38,18 +38,18 @@ def get_config() -> ConfigDict:
                 linear=(2, 4, 8, 16),
                 trees=dict(
                     tof_4=dict(
-                        branching=(5, 2, 1, 1, 1),
+                        branching=(8, 2, 1, 1, 1),
                         image_keep=2,
                         judge_depths=(2,),
                         rule="top_k",
                         keep=(2,),
                     ),
                     tof_8=dict(
-                        branching=(10, 2, 2, 1, 1),
+                        branching=(16, 3, 1, 1, 1),
                         image_keep=3,
                         judge_depths=(2,),
                         rule="top_k",
-                        keep=(4,),
+                        keep=(2,),
                     ),
                 ),
                 exact=False,  # batches; bits may differ from those of experiments.generate
