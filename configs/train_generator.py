@@ -2,6 +2,10 @@ r"""The embedded Pyramid-Flow: 5 units of one latent frame, each a pyramid of 2x
 
 python -m experiments.train_generator --config=configs/train_generator.py --workdir=DIR \
     --config.vae=DIR_OF_TRAIN_VAE
+
+2 CPU cores: 1.1 to 2.4 s a step beside other work, so about 1.3 hours. One sample for each of 40
+held-out captions, averaged weights: success 0.03, 0.13, 0.30, 0.65 and facts 0.19, 0.42, 0.57, 0.81
+after 500, 1000, 1500 and 2000 steps. The weights in the package are those of step 2000.
 """
 
 from ml_collections import ConfigDict

@@ -4,6 +4,10 @@ It starts from the towers of a trained `clip`.
 
 python -m experiments.train_verifier --config=configs/train_verifier_viclip.py --workdir=DIR \
     --config.initial=DIR_OF_CLIP/checkpoint/clip.safetensors
+
+2 CPU cores: 0.5 hours beside other work (0.6 s a step). At the end the caption of a held-out video
+beats 0.967 of the captions with a word changed (colour 1.000, shape 1.000, number 1.000, motion
+0.900), and the right video 0.976 of its near misses.
 """
 
 from ml_collections import ConfigDict
