@@ -2,7 +2,7 @@ r"""The embedded `clip` verifier: one frame of 32x32 against a scene or a captio
 
 python -m experiments.train_verifier --config=configs/train_verifier_clip.py --workdir=DIR
 
-2 CPU cores: 0.15 hours beside other work (0.24 s a step). At the end the caption of a held-out video
+2 CPU cores: 0.15 hours beside other work (0.24 s a step). At the end a held-out video's caption
 beats 0.993 of the captions with a word changed (colour 1.000, shape 0.981, number 1.000), and the
 right video 0.989 of its near misses.
 """

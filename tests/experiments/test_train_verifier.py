@@ -94,6 +94,22 @@ def test_viclip_starts_from_the_towers_of_clip(tmp_path):
     started = flatten(train_verifier.warm_start(changed, str(tmp_path / "clip.safetensors")))
     for name, leaf in flatten(clip).items():
         np.testing.assert_array_equal(started[name].reshape(leaf.shape), leaf)
-    np.testing.assert_array_equal(started["vision.time"], flatten(changed)["vision.time"])
+    drawn, position = flatten(viclip)["vision.time"], flatten(clip)["vision.position"]
+    started = flatten(train_verifier.warm_start(viclip, str(tmp_path / "clip.safetensors")))
+    ratio = np.asarray(started["vision.time"] / drawn)
+    np.testing.assert_allclose(ratio, ratio.flat[0], rtol=1e-4)
+    np.testing.assert_allclose(started["vision.time"].std(), position.std(), rtol=1e-4)
     with pytest.raises(CheckpointError, match="does not exist"):
         train_verifier.warm_start(viclip, str(tmp_path / "none.safetensors"))
+
+
+def test_motions_are_read_by_colour():
+    objects = train_verifier.world.parse("a blue square moving up and a red circle standing still")
+    read = dict(
+        zip(train_verifier.world.COLOURS, train_verifier.motions_by_colour(objects), strict=True)
+    )
+    motions = list(train_verifier.world.MOTIONS)
+    assert read.pop("blue") == 1 + motions.index("moving up")
+    assert read.pop("red") == 1 + motions.index("standing still")
+    assert set(read.values()) == {0}
+    assert set(train_verifier.motions_by_colour(None)) == {train_verifier.NOTHING}
