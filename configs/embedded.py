@@ -1,7 +1,8 @@
 r"""The embedded world and its small Pyramid-Flow, searched by Tree-of-Frames.
 
-2 CPU cores: first run <seconds> with compilation, then <seconds>; <GiB> of memory. One of 200
-held-out captions succeeds with <share> (one sample: <share>).
+2 CPU cores: first run 37 s with compilation, then 16 s; 1.0 GB of memory. `experiments.evaluate`,
+200 held-out captions: one sample succeeds on 0.575, random linear search on 0.775 with N=8, a tree
+of about the cost of N=4 on 0.740; 15 minutes.
 
 python -m experiments.generate --prompt="a red circle moving right and a blue square moving up"
 """
