@@ -20,7 +20,8 @@ def get_config() -> ConfigDict:
                 share_root_noise=False,
             ),
             verifiers=(
-                dict(name="clip", checkpoint="embedded", weight=0.2),  # siblings share their first frame
+                # Low, since it sees first frames only, which the paths that a tree finishes share.
+                dict(name="clip", checkpoint="embedded", weight=0.2),
                 dict(name="viclip", checkpoint="embedded", weight=1.0),
                 dict(name="flicker", checkpoint="", weight=0.0),
             ),
