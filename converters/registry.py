@@ -9,6 +9,7 @@ from flax import nnx
 from converters import pyramid_flow
 from converters.core import Rules
 from tts_jax.checkpoints import abstract_params
+from tts_jax.generators.pyramid_flow.transformer import Transformer, TransformerConfig
 from tts_jax.generators.pyramid_flow.vae import CausalVideoVAE, VAEConfig
 
 
@@ -46,5 +47,13 @@ MODELS = {
         published=VAEConfig.published,
         read=VAEConfig.from_reference,
         rules=pyramid_flow.VAE_RULES,
+    ),
+    "pyramid_flow_flux": Model(
+        generator="pyramid_flow",
+        part="transformer",
+        build=Transformer,
+        published=TransformerConfig.flux,
+        read=TransformerConfig.from_reference,
+        rules=pyramid_flow.FLUX_RULES,
     ),
 }
