@@ -16,8 +16,8 @@ from flax import nnx
 from jax import Array
 
 from tts_jax.nn.conv import CausalConv3d, GroupNorm, Window
+from tts_jax.nn.tiling import Past, in_tiles, in_windows
 
-Past = list[Array] | None  # what the convolutions keep of earlier windows; None at a clip's start
 _OVERLAP = 0.25  # of neighbouring tiles
 
 
@@ -360,7 +360,7 @@ class CausalVideoVAE(nnx.Module):
         """
         self._check_frames(pixels.shape[1] - 1)
         self._check_frames(window)
-        return _in_windows(self._encode_window, pixels, window)
+        return in_windows(self._encode_window, pixels, window + 1, window)
 
     def decode_chunked(self, latents: Array, window: int = 1) -> Array:
         """`decode` in temporal windows: the same pixels from less memory.
@@ -369,7 +369,7 @@ class CausalVideoVAE(nnx.Module):
           latents: [B, 1 + k, h, w, C], in the VAE's own scale.
           window: latent frames per window; the first has one more.
         """
-        return _in_windows(self._decode_window, latents, window)
+        return in_windows(self._decode_window, latents, window + 1, window)
 
     def encode_tiled(self, pixels: Array, tile: int = 256, window: int | None = None) -> Array:
         """Moments blended from overlapping square tiles; unlike windows, tiles change the result.
@@ -383,7 +383,7 @@ class CausalVideoVAE(nnx.Module):
         small = tile // self.spatial_factor
         blend = int(small * _OVERLAP)
         stride = int(tile * (1 - _OVERLAP))
-        return _in_tiles(run, pixels, tile, stride=stride, blend=blend, keep=small - blend)
+        return _in_squares(run, pixels, tile, stride=stride, blend=blend, keep=small - blend)
 
     def decode_tiled(self, latents: Array, tile: int = 256, window: int | None = None) -> Array:
         """Pixels blended from overlapping square tiles; unlike windows, tiles change the result.
@@ -399,7 +399,7 @@ class CausalVideoVAE(nnx.Module):
         small = tile // self.spatial_factor
         blend = int(tile * _OVERLAP)
         stride = int(small * (1 - _OVERLAP))
-        return _in_tiles(run, latents, small, stride=stride, blend=blend, keep=tile - blend)
+        return _in_squares(run, latents, small, stride=stride, blend=blend, keep=tile - blend)
 
     def _check_frames(self, frames: int) -> None:
         if frames % self.temporal_factor:
@@ -508,69 +508,6 @@ def _silu(x: Array) -> Array:
     return jax.nn.silu(x.astype(jnp.float32)).astype(x.dtype)
 
 
-def _in_windows(run: Callable[[Array, Past], tuple[Array, Past]], x: Array, window: int) -> Array:
-    """Runs over windows of frames: 1 + window of them, then `window` at a time, then the rest."""
-    first, x = x[:, : window + 1], x[:, window + 1 :]
-    out, past = run(first, None)
-    pieces = [out]
-    count = x.shape[1] // window
-    if count:
-        whole = x[:, : count * window].reshape(-1, count, window, *x.shape[2:]).swapaxes(0, 1)
-
-        def step(past: Past, x: Array) -> tuple[Past, Array]:
-            out, past = run(x, past)
-            return past, out
-
-        past, out = jax.lax.scan(step, past, whole)
-        pieces.append(jnp.concatenate(out, axis=1))
-    if x.shape[1] > count * window:
-        pieces.append(run(x[:, count * window :], past)[0])
-    return jnp.concatenate(pieces, axis=1)
-
-
-def _in_tiles(
-    run: Callable[[Array], Array], x: Array, size: int, *, stride: int, blend: int, keep: int
-) -> Array:
-    """Runs over overlapping tiles and joins their outputs.
-
-    A tile is blended with the already blended, uncropped tile above it, then with the one on its
-    left, and only then cropped: the order is part of the result.
-
-    Args:
-      run: [B, T, h, w, C] to [B, T', h', w', C'].
-      x: the whole input; returned through `run` in one piece when no side exceeds `size`.
-      size: side of a tile of `x`.
-      stride: distance between tiles of `x`.
-      blend: width over which outputs are blended.
-      keep: side of the part of each output that is kept; the last ones may be shorter.
-    """
-    height, width = x.shape[2:4]
-    if height <= size and width <= size:
-        return run(x)
-    tops, lefts = range(0, height, stride), range(0, width, stride)
-    pieces = {(i, j): x[:, :, i : i + size, j : j + size] for i in tops for j in lefts}
-    outputs = {}
-    for shape in dict.fromkeys(p.shape for p in pieces.values()):  # one program per shape
-        places = [place for place, piece in pieces.items() if piece.shape == shape]
-        done = jax.lax.map(run, jnp.stack([pieces[place] for place in places]))
-        outputs |= dict(zip(places, done, strict=True))
-    rows = []
-    for i in tops:
-        for j in lefts:
-            if i:
-                outputs[i, j] = _blend(outputs[i - stride, j], outputs[i, j], blend, axis=2)
-            if j:
-                outputs[i, j] = _blend(outputs[i, j - stride], outputs[i, j], blend, axis=3)
-        row = [outputs[i, j][:, :, :keep, :keep] for j in lefts]
-        rows.append(jnp.concatenate(row, axis=3))
-    return jnp.concatenate(rows, axis=2)
-
-
-def _blend(before: Array, after: Array, extent: int, axis: int) -> Array:
-    """`after`, its start faded in over the end of its neighbour along an axis."""
-    extent = min(before.shape[axis], after.shape[axis], extent)
-    end = before.shape[axis]
-    tail = jax.lax.slice_in_dim(before, end - extent, end, axis=axis)
-    head, rest = jnp.split(after, [extent], axis=axis)
-    weight = (jnp.arange(extent) / max(extent, 1)).reshape(-1, *[1] * (after.ndim - axis - 1))
-    return jnp.concatenate([tail * (1 - weight) + head * weight, rest], axis=axis)
+def _in_squares(run: Callable[[Array], Array], x: Array, size: int, **lengths: int) -> Array:
+    both = {name: (length, length) for name, length in lengths.items()}
+    return in_tiles(run, x, (size, size), **both)
