@@ -24,11 +24,11 @@ from rich.table import Table
 
 from experiments import cli
 from experiments.models import Models, load_models
-from experiments.progress import Bar
 from tts_jax import media
 from tts_jax.evaluation.statistics import bootstrap_interval, selection_efficiency
 from tts_jax.parallel import branch_mesh
 from tts_jax.report.curves import draw_curve
+from tts_jax.report.progress import Bar
 from tts_jax.search.loop import Search, SearchResult
 from tts_jax.search.presets import load_rounds
 

@@ -24,11 +24,11 @@ from rich.console import Console
 
 from experiments import cli, summary
 from experiments.models import Models, load_models
-from experiments.progress import Bar
 from experiments.runs import RunDirectory, default_workdir, read_prompts, to_json
 from tts_jax import media
 from tts_jax.parallel import branch_mesh
 from tts_jax.report.contact_sheet import Row, write_contact_sheet
+from tts_jax.report.progress import Bar
 from tts_jax.search.loop import Search, SearchResult
 from tts_jax.search.presets import load_rounds
 from tts_jax.search.rounds import Round, plan
