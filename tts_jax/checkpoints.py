@@ -1,6 +1,8 @@
-"""Parameters as nested dictionaries, and safetensors files of them.
+"""Parameters as nested dictionaries, and files of them: safetensors, or an orbax checkpoint.
 
-A parameter's flat name is its keys joined by dots: `blocks.attention.q.kernel`.
+A parameter's flat name is its keys joined by dots: `blocks.attention.q.kernel`. The package's own
+models are small safetensors files, one per part. Converted models are one orbax checkpoint, the
+folder `params`, whose tree is {part: {flat name: array}}; it is read straight onto devices.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,6 +14,8 @@ import numpy as np
 from flax import nnx
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
+
+ORBAX = "params"
 
 
 class CheckpointError(ValueError):
@@ -82,13 +86,93 @@ def load_safetensors(path: Path | str, like: Mapping, dtype=jnp.float32) -> dict
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"checkpoint {path} cannot be read: {error}") from error
     wanted = flatten(like)
-    faults = [f"missing {name}" for name in wanted if name not in tensors]
-    faults += [f"unexpected {name}" for name in tensors if name not in wanted]
-    faults += [
-        f"{name} has shape {tensors[name].shape}, the model wants {wanted[name].shape}"
-        for name in wanted
-        if name in tensors and tensors[name].shape != tuple(wanted[name].shape)
+    _refuse(path, differences(tensors, wanted))
+    return unflatten({name: jnp.asarray(tensors[name], dtype) for name in wanted}, like)
+
+
+def differences(found: Mapping, wanted: Mapping) -> list[str]:
+    """How the arrays of a checkpoint differ from a model's, by flat name and shape."""
+    faults = [f"missing {name}" for name in wanted if name not in found]
+    faults += [f"unexpected {name}" for name in found if name not in wanted]
+    return faults + [
+        f"{name} has shape {tuple(found[name].shape)}, the model wants {tuple(leaf.shape)}"
+        for name, leaf in wanted.items()
+        if name in found and tuple(found[name].shape) != tuple(leaf.shape)
     ]
+
+
+def _refuse(path: Path, faults: list[str]) -> None:
     if faults:
         raise CheckpointError(f"checkpoint {path} does not fit the model: {'; '.join(faults)}")
-    return unflatten({name: jnp.asarray(tensors[name], dtype) for name in wanted}, like)
+
+
+def load_parts(folder: Path | str, likes: Mapping[str, Mapping], dtype=None) -> dict[str, dict]:
+    """Reads the parameters of a model's parts, in either form of checkpoint.
+
+    Args:
+      folder: holds `params`, or else one safetensors file per part.
+      likes: for each part, a nested dictionary whose leaves have the wanted shapes and, where they
+        have one, sharding.
+      dtype: type of the returned arrays; by default float32 for safetensors files, and the type
+        in which the parameters are stored for `params`.
+
+    Raises:
+      CheckpointError: something is missing, unreadable, or has other arrays than the model.
+    """
+    folder = Path(folder)
+    if (folder / ORBAX).is_dir():
+        return load_orbax(folder / ORBAX, likes, dtype)
+    return {
+        part: load_safetensors(folder / f"{part}.safetensors", like, dtype or jnp.float32)
+        for part, like in likes.items()
+    }
+
+
+def load_orbax(
+    path: Path | str, likes: Mapping[str, Mapping], dtype=None, *, partial: bool = False
+) -> dict[str, dict]:
+    """Reads parts of an orbax checkpoint; names and shapes must match exactly.
+
+    Args:
+      path: a checkpoint {part: {flat name: array}}.
+      likes: as for `load_parts`.
+      dtype: type of the returned arrays; by default the stored one.
+      partial: whether the checkpoint may have parts that are not in `likes`; they are not read.
+
+    Raises:
+      CheckpointError: as for `load_parts`; all differences are in the one message.
+    """
+    from orbax.checkpoint import v1 as ocp  # half a second that the embedded models need not wait
+
+    path = Path(path).absolute()
+    if not path.is_dir():
+        raise CheckpointError(f"checkpoint {path} does not exist")
+    try:
+        stored = ocp.metadata(path).metadata
+        names = {f"{part}.{name}": leaf for part in stored for name, leaf in stored[part].items()}
+    except Exception as error:  # a damaged folder fails in many ways
+        raise CheckpointError(f"checkpoint {path} cannot be read: {_first_line(error)}") from error
+    wanted = {f"{part}.{n}": leaf for part in likes for n, leaf in flatten(likes[part]).items()}
+    skipped = [part for part in stored if part not in likes] if partial else []
+    found = {n: leaf for n, leaf in names.items() if n.partition(".")[0] not in skipped}
+    _refuse(path, differences(found, wanted))
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+
+    def abstract(part: str, name: str, leaf):
+        if part in skipped:
+            return ocp.PLACEHOLDER
+        sharding = getattr(wanted[f"{part}.{name}"], "sharding", None) or here
+        return jax.ShapeDtypeStruct(leaf.shape, dtype or leaf.dtype, sharding=sharding)
+
+    tree = {
+        part: {n: abstract(part, n, leaf) for n, leaf in stored[part].items()} for part in stored
+    }
+    try:
+        loaded = ocp.load(path, tree)
+    except Exception as error:
+        raise CheckpointError(f"checkpoint {path} cannot be read: {_first_line(error)}") from error
+    return {part: unflatten(loaded[part], like) for part, like in likes.items()}
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__

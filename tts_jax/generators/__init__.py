@@ -4,7 +4,7 @@ import dataclasses
 import json
 from pathlib import Path
 
-from tts_jax.checkpoints import CheckpointError, load_safetensors, save_safetensors
+from tts_jax.checkpoints import CheckpointError, load_parts, save_safetensors
 from tts_jax.generators.protocol import Generator
 from tts_jax.generators.pyramid_flow.generator import PyramidFlow, PyramidFlowConfig
 from tts_jax.language.tokenizer import open_tokenizer
@@ -21,12 +21,13 @@ def load_generator(
 
     Args:
       name: one of `GENERATORS`.
-      checkpoint: a folder with `config.json`, `tokenizer.json` and one safetensors file per part of
-        the model; None or "embedded" takes the one inside the package.
+      checkpoint: a folder with `config.json`, `tokenizer.json` and the parameters, as one
+        safetensors file per part of the model or as `converters.convert` writes them; None or
+        "embedded" takes the one inside the package.
       **overrides: sampler fields that replace those of the checkpoint.
 
     Returns:
-      The generator and its nested parameter dictionary, float32.
+      The generator and its nested parameter dictionary; float32, or as converted.
 
     Raises:
       ValueError: unknown name, or an override that the sampler refuses.
@@ -57,11 +58,7 @@ def load_generator(
     except Exception as error:  # the tokenizers library raises nothing narrower
         raise CheckpointError(f"{folder / 'tokenizer.json'}: {error}") from error
     generator = build(config, tokenizer)
-    params = {
-        part: load_safetensors(folder / f"{part}.safetensors", like)
-        for part, like in generator.abstract_params.items()
-    }
-    return generator, params
+    return generator, load_parts(folder, generator.abstract_params)
 
 
 def save_generator(folder: Path | str, generator: Generator, params: dict) -> None:
