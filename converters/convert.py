@@ -52,12 +52,14 @@ def main(values: flags.FlagValues) -> int:
         tensors = read_tensors(source)
         shapes = {name: tensor.shape for name, tensor in tensors.items()}
     _, like = model.abstract(config)
-    steps = check(shapes, like, model.rules, model.ignored)
+    steps = check(shapes, like, model.table(config), model.ignored)
     count = sum(int(np.prod(shapes[step.source])) for step in steps)
     print(f"{values.model}: {len(steps)} tensors, {count:,} parameters, all accounted for")
     if not values.dry_run:
         target = Path(values.dst)
-        params = convert(tensors, like, model.rules, model.ignored, dtype=DTYPES[values.dtype])
+        params = convert(
+            tensors, like, model.table(config), model.ignored, dtype=DTYPES[values.dtype]
+        )
         write(target, model, config, params, DTYPES[values.dtype])
         print(f"wrote {target / model.part}.safetensors")
     return 0

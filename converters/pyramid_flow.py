@@ -1,6 +1,10 @@
 """Tables of rain1011/pyramid-flow-miniflux and rain1011/pyramid-flow-sd3."""
 
-from converters.core import AS_IS, CONV3D, LINEAR
+import math
+
+import numpy as np
+
+from converters.core import AS_IS, CONV2D, CONV3D, LINEAR, Rules
 
 _RESNET = r"(encoder|decoder)\.(down|up)_blocks\.(\d+)\.resnets\.(\d+)"
 _MID = r"(encoder|decoder)\.mid_block"
@@ -61,10 +65,9 @@ VAE_RULES = {
     _ATTENTION + r"\.(?:to_out\.0|proj_attn)\.bias": (r"\1.mid.attention.out.bias", AS_IS),
 }
 
-_DOUBLE = r"transformer_blocks\.(\d+)"
 _SINGLE = r"single_transformer_blocks\.(\d+)"
 
-FLUX_RULES = {
+_DENOISER_RULES = {
     r"time_text_embed\.timestep_embedder\.linear_1\.weight": ("time_embed.up.kernel", LINEAR),
     r"time_text_embed\.timestep_embedder\.linear_1\.bias": ("time_embed.up.bias", AS_IS),
     r"time_text_embed\.timestep_embedder\.linear_2\.weight": ("time_embed.down.kernel", LINEAR),
@@ -75,63 +78,65 @@ FLUX_RULES = {
     r"time_text_embed\.text_embedder\.linear_2\.bias": ("pooled_embed.down.bias", AS_IS),
     r"context_embedder\.weight": ("text_embed.kernel", LINEAR),
     r"context_embedder\.bias": ("text_embed.bias", AS_IS),
-    r"x_embedder\.weight": ("latent_embed.kernel", LINEAR),
-    r"x_embedder\.bias": ("latent_embed.bias", AS_IS),
     r"norm_out\.linear\.weight": ("out_modulation.linear.kernel", LINEAR),
     r"norm_out\.linear\.bias": ("out_modulation.linear.bias", AS_IS),
     r"proj_out\.weight": ("out.kernel", LINEAR),
     r"proj_out\.bias": ("out.bias", AS_IS),
-    # double blocks, image stream
-    _DOUBLE + r"\.norm1\.linear\.weight": (
-        r"double_blocks.image.modulation.linear.kernel[\1]",
-        LINEAR,
-    ),
-    _DOUBLE + r"\.norm1\.linear\.bias": (r"double_blocks.image.modulation.linear.bias[\1]", AS_IS),
-    _DOUBLE + r"\.attn\.to_(q|k|v)\.weight": (
-        r"double_blocks.image.attention.\2.kernel[\1]",
-        LINEAR,
-    ),
-    _DOUBLE + r"\.attn\.to_(q|k|v)\.bias": (r"double_blocks.image.attention.\2.bias[\1]", AS_IS),
-    _DOUBLE + r"\.attn\.norm_(q|k)\.weight": (
-        r"double_blocks.image.attention.\2_norm.scale[\1]",
-        AS_IS,
-    ),
-    _DOUBLE + r"\.attn\.to_out\.0\.weight": (r"double_blocks.image.out.kernel[\1]", LINEAR),
-    _DOUBLE + r"\.attn\.to_out\.0\.bias": (r"double_blocks.image.out.bias[\1]", AS_IS),
-    _DOUBLE + r"\.ff\.net\.0\.proj\.weight": (r"double_blocks.image.mlp.up.kernel[\1]", LINEAR),
-    _DOUBLE + r"\.ff\.net\.0\.proj\.bias": (r"double_blocks.image.mlp.up.bias[\1]", AS_IS),
-    _DOUBLE + r"\.ff\.net\.2\.weight": (r"double_blocks.image.mlp.down.kernel[\1]", LINEAR),
-    _DOUBLE + r"\.ff\.net\.2\.bias": (r"double_blocks.image.mlp.down.bias[\1]", AS_IS),
-    # double blocks, text stream
-    _DOUBLE + r"\.norm1_context\.linear\.weight": (
-        r"double_blocks.text.modulation.linear.kernel[\1]",
-        LINEAR,
-    ),
-    _DOUBLE + r"\.norm1_context\.linear\.bias": (
-        r"double_blocks.text.modulation.linear.bias[\1]",
-        AS_IS,
-    ),
-    _DOUBLE + r"\.attn\.add_(q|k|v)_proj\.weight": (
-        r"double_blocks.text.attention.\2.kernel[\1]",
-        LINEAR,
-    ),
-    _DOUBLE + r"\.attn\.add_(q|k|v)_proj\.bias": (
-        r"double_blocks.text.attention.\2.bias[\1]",
-        AS_IS,
-    ),
-    _DOUBLE + r"\.attn\.norm_added_(q|k)\.weight": (
-        r"double_blocks.text.attention.\2_norm.scale[\1]",
-        AS_IS,
-    ),
-    _DOUBLE + r"\.attn\.to_add_out\.weight": (r"double_blocks.text.out.kernel[\1]", LINEAR),
-    _DOUBLE + r"\.attn\.to_add_out\.bias": (r"double_blocks.text.out.bias[\1]", AS_IS),
-    _DOUBLE + r"\.ff_context\.net\.0\.proj\.weight": (
-        r"double_blocks.text.mlp.up.kernel[\1]",
-        LINEAR,
-    ),
-    _DOUBLE + r"\.ff_context\.net\.0\.proj\.bias": (r"double_blocks.text.mlp.up.bias[\1]", AS_IS),
-    _DOUBLE + r"\.ff_context\.net\.2\.weight": (r"double_blocks.text.mlp.down.kernel[\1]", LINEAR),
-    _DOUBLE + r"\.ff_context\.net\.2\.bias": (r"double_blocks.text.mlp.down.bias[\1]", AS_IS),
+}
+
+
+def _double_rules(source: str, target: str, layer: str, text_norm: str) -> Rules:
+    """Table of double blocks.
+
+    Args:
+      source: pattern of a block's name.
+      target: our name of the block.
+      layer: where its parameters lie in a stack, "" for a block that is not stacked.
+      text_norm: pattern of the text's norms.
+    """
+    places = {
+        r"norm1\.linear": "image.modulation.linear",
+        r"attn\.to_q": "image.attention.q",
+        r"attn\.to_k": "image.attention.k",
+        r"attn\.to_v": "image.attention.v",
+        r"attn\.to_out\.0": "image.out",
+        r"ff\.net\.0\.proj": "image.mlp.up",
+        r"ff\.net\.2": "image.mlp.down",
+        r"norm1_context\.linear": "text.modulation.linear",
+        r"attn\.add_q_proj": "text.attention.q",
+        r"attn\.add_k_proj": "text.attention.k",
+        r"attn\.add_v_proj": "text.attention.v",
+        r"attn\.to_add_out": "text.out",
+        r"ff_context\.net\.0\.proj": "text.mlp.up",
+        r"ff_context\.net\.2": "text.mlp.down",
+    }
+    norms = {
+        r"attn\.norm_q": "image.attention.q_norm",
+        r"attn\.norm_k": "image.attention.k_norm",
+        rf"attn\.{text_norm}_q": "text.attention.q_norm",
+        rf"attn\.{text_norm}_k": "text.attention.k_norm",
+    }
+    return {
+        **{
+            rf"{source}\.{name}\.weight": (f"{target}.{place}.kernel{layer}", LINEAR)
+            for name, place in places.items()
+        },
+        **{
+            rf"{source}\.{name}\.bias": (f"{target}.{place}.bias{layer}", AS_IS)
+            for name, place in places.items()
+        },
+        **{
+            rf"{source}\.{name}\.weight": (f"{target}.{place}.scale{layer}", AS_IS)
+            for name, place in norms.items()
+        },
+    }
+
+
+FLUX_RULES = {
+    **_DENOISER_RULES,
+    r"x_embedder\.weight": ("latent_embed.kernel", LINEAR),
+    r"x_embedder\.bias": ("latent_embed.bias", AS_IS),
+    **_double_rules(r"transformer_blocks\.(\d+)", "double_blocks", r"[\1]", "norm_added"),
     # single blocks
     _SINGLE + r"\.norm\.linear\.weight": (r"single_blocks.modulation.linear.kernel[\1]", LINEAR),
     _SINGLE + r"\.norm\.linear\.bias": (r"single_blocks.modulation.linear.bias[\1]", AS_IS),
@@ -143,3 +148,32 @@ FLUX_RULES = {
     _SINGLE + r"\.proj_out\.weight": (r"single_blocks.out.kernel[\1]", LINEAR),
     _SINGLE + r"\.proj_out\.bias": (r"single_blocks.out.bias[\1]", AS_IS),
 }
+
+
+def flatten_patches(kernel: np.ndarray) -> np.ndarray:
+    """A convolution over whole patches, [D, C, 2, 2], as a matrix on (row, column, c), [4C, D]."""
+    return CONV2D(kernel).reshape(-1, kernel.shape[0])
+
+
+def square_table(table: np.ndarray) -> np.ndarray:
+    """Positions stored row by row, [1, M*M, D], as a table, [M, M, D]."""
+    _, places, width = table.shape
+    side = math.isqrt(places)
+    return table.reshape(side, side, width)
+
+
+def mmdit_rules(blocks: int) -> Rules:
+    """Table of an SD3 denoiser.
+
+    Args:
+      blocks: how many it has; the last has a place of its own.
+    """
+    last = blocks - 1
+    return {
+        **_DENOISER_RULES,
+        r"pos_embed\.proj\.weight": ("latent_embed.kernel", flatten_patches),
+        r"pos_embed\.proj\.bias": ("latent_embed.bias", AS_IS),
+        r"pos_embed\.pos_embed": ("positions", square_table),
+        **_double_rules(rf"transformer_blocks\.(?!{last}\.)(\d+)", "blocks", r"[\1]", "norm_add"),
+        **_double_rules(rf"transformer_blocks\.{last}", "last_block", "", "norm_add"),
+    }

@@ -71,9 +71,10 @@ def verify(name: str, folder: Path) -> list[Case]:
       ConversionError: the folder is incomplete, or does not fit the table.
     """
     model = MODELS[name]
-    graph, like = model.abstract(read_config(model, folder))
+    config = read_config(model, folder)
+    graph, like = model.abstract(config)
     weights = read_tensors(folder / "weights.safetensors")
-    params = convert(weights, like, model.rules, model.ignored)
+    params = convert(weights, like, model.table(config), model.ignored)
 
     def run(function, *inputs):
         return jax.jit(lambda params, *xs: function(nnx.merge(graph, params), *xs))(params, *inputs)

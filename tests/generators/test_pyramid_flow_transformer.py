@@ -1,6 +1,7 @@
-"""Parity of the miniFLUX denoiser with the reference's recorded activations, and what is shared."""
+"""Parity of both denoisers with the reference's recorded activations, and what is shared."""
 
 import json
+import re
 from functools import partial
 from typing import NamedTuple
 
@@ -12,18 +13,18 @@ from flax import nnx
 from safetensors.numpy import load_file
 
 from converters.core import check, convert
-from converters.pyramid_flow import FLUX_RULES
-from tts_jax.checkpoints import abstract_params, flatten
-from tts_jax.generators.pyramid_flow.transformer import (
+from converters.registry import MODELS
+from tts_jax.checkpoints import flatten
+from tts_jax.generators.pyramid_flow.denoiser import (
     PATCH,
     SINUSOID_WIDTH,
     Clip,
-    Transformer,
-    TransformerConfig,
+    Denoiser,
     make_layout,
     patchify,
     unpatchify,
 )
+from tts_jax.generators.pyramid_flow.transformer import TransformerConfig
 from tts_jax.nn.embeddings import timestep_sinusoid
 from tts_jax.search.flops import count_flops
 
@@ -62,12 +63,11 @@ class Reference:
     """A golden folder: its converted model, its tensors, and the calls recorded in it."""
 
     def __init__(self, folder):
-        self.config = TransformerConfig.from_reference(
-            json.loads((folder / "config.json").read_text())
-        )
-        build = lambda: Transformer(self.config, rngs=nnx.Rngs(0))  # noqa: E731
-        self.graph, like = abstract_params(build)
-        params = convert(load_file(folder / "weights.safetensors"), like, FLUX_RULES)
+        model = MODELS[folder.name]
+        self.config = model.read(json.loads((folder / "config.json").read_text()))
+        self.graph, like = model.abstract(self.config)
+        weights = load_file(folder / "weights.safetensors")
+        params = convert(weights, like, model.table(self.config))
         self.params = jax.tree.map(jnp.asarray, params)
         self.compiled = {}
         self.tensors = load_file(folder / "io.safetensors")
@@ -135,12 +135,21 @@ class Reference:
     def velocity(self, call, temb=None):
         """Velocity of a call, from a conditioning vector of its own or the given one."""
         if temb is None:
-            temb = self.run(Transformer.embed_condition, call.timestep, call.pooled)
-        return self.run(Transformer.denoise, *call.clips, temb)
+            temb = self.run(Denoiser.embed_condition, call.timestep, call.pooled)
+        return self.run(Denoiser.denoise, *call.clips, temb)
 
     def longest_call(self):
         """The call with most history clips."""
         return max(self.calls, key=lambda call: (len(call.history), tokens_of(call)))
+
+
+def is_flux(model):
+    return isinstance(model.config, TransformerConfig)
+
+
+def depth(stack):
+    """Blocks of a stack."""
+    return jax.tree.leaves(stack)[0].shape[0]
 
 
 def tokens_of(call):
@@ -148,9 +157,9 @@ def tokens_of(call):
     return sum(int(np.prod(x.shape[1:4])) // PATCH**2 for x in clips)
 
 
-@pytest.fixture(scope="module")
-def reference(golden):
-    return Reference(golden("pyramid_flow_flux"))
+@pytest.fixture(scope="module", params=["pyramid_flow_flux", "pyramid_flow_mmdit"])
+def reference(golden, request):
+    return Reference(golden(request.param))
 
 
 def close(actual, desired, label, atol, rtol):
@@ -168,7 +177,7 @@ def test_the_velocity_is_the_recorded_one(reference):
 
 def test_one_call_does_it_all(reference):
     call = reference.longest_call()
-    velocity = reference.run(Transformer.__call__, *call.inputs)
+    velocity = reference.run(Denoiser.__call__, *call.inputs)
     assert velocity.dtype == jnp.float32
     recorded = reference.latents(f"{call.case}.out.{call.entry}")
     close(velocity, recorded, call.label, **SINUSOID)
@@ -176,7 +185,7 @@ def test_one_call_does_it_all(reference):
 
 def test_embeddings_are_the_recorded_ones(reference):
     def embed(model, latents, history, text, pooled, timestep):
-        tokens = (model.embed_history(history, len(text)), model.embed_latents(latents))
+        tokens = model.embed_latents(latents, history)
         return {
             "sinusoid": timestep_sinusoid(timestep, SINUSOID_WIDTH),
             "temb": model.embed_condition(timestep, pooled),
@@ -211,6 +220,7 @@ def test_positions_and_masks_are_the_recorded_ones(reference):
             [
                 ids[:, axis, None].astype(np.float64) * 10000.0 ** -(np.arange(n) / n)
                 for axis, n in enumerate(half)
+                if n
             ],
             axis=-1,
         )
@@ -234,21 +244,22 @@ def test_positions_and_masks_are_the_recorded_ones(reference):
 def test_every_block_gives_the_recorded_tokens(reference):
     def trace(model, latents, times, history, text, text_mask, temb):
         layout = make_layout(latents.shape, times, history, text_mask, model.config)
-        x = (
-            model.text_embed(text),
-            model.embed_history(history, len(text)),
-            model.embed_latents(latents),
-        )
-        found = {}
-        for i in range(model.config.double_blocks):
-            x = jax.tree.map(lambda leaf, i=i: leaf[i], model.double_blocks)(*x, temb, layout)
+        x = (model.text_embed(text), *model.embed_latents(latents, history))
+        found, stack = {}, model.double_blocks if is_flux(model) else model.blocks
+        count = depth(stack)
+        for i in range(count):
+            x = jax.tree.map(lambda leaf, i=i: leaf[i], stack)(*x, temb, layout)
             found[f"block{i}.text"] = x[0]
             found[f"block{i}.image"] = jnp.concatenate(x[1:], axis=1)
-        x = (jnp.concatenate(x[:2], axis=1), x[2])
-        for i in range(model.config.single_blocks):
-            x = jax.tree.map(lambda leaf, i=i: leaf[i], model.single_blocks)(*x, temb, layout)
-            found[f"single{i}.joint"] = jnp.concatenate(x, axis=1)
-        found["norm_out"] = model.normalise_out(x[1], temb)
+        if is_flux(model):
+            x = (jnp.concatenate(x[:2], axis=1), x[2])
+            for i in range(depth(model.single_blocks)):
+                x = jax.tree.map(lambda leaf, i=i: leaf[i], model.single_blocks)(*x, temb, layout)
+                found[f"single{i}.joint"] = jnp.concatenate(x, axis=1)
+            own = x[1]
+        else:
+            own = found[f"block{count}.image"] = model.last_block(*x, temb, layout)
+        found["norm_out"] = model.normalise_out(own, temb)
         return found
 
     seen = set()
@@ -264,7 +275,9 @@ def test_every_block_gives_the_recorded_tokens(reference):
                 recorded = reference.own_tokens(call, name, with_text=name.endswith(".joint"))
                 recorded = recorded[:, -value.shape[1] :]
             close(value, recorded, f"{call.label} {name}", **TIGHT)
-    assert {"block0.text", "block0.image", "single0.joint", "norm_out"} <= seen
+    expected = {"block0.text", "block0.image", "norm_out"}
+    last = "single0.joint" if is_flux(reference) else f"block{reference.config.blocks - 1}.image"
+    assert expected | {last} <= seen
 
 
 def test_padding_frames_of_the_history_change_nothing(reference):
@@ -334,13 +347,15 @@ def test_siblings_compute_their_context_once(reference):
     own = frames * height * width // PATCH**2
     joint = tokens_of(call) + call.text.shape[1]
     kernels = {k: v.size for k, v in flatten(reference.params).items() if k.endswith(".kernel")}
+    of_own = re.compile(r"latent_embed|out|(double_|last_)?(block|blocks)\.image|single_blocks")
     per_token = sum(
         size
         for name, size in kernels.items()
-        if name.startswith(("latent_embed.", "out.", "double_blocks.image.", "single_blocks."))
-        and ".modulation." not in name
+        if of_own.match(name) and ".modulation." not in name and "out_modulation" not in name
     )
-    blocks = config.double_blocks + config.single_blocks
+    queries = re.compile(r".*(image|single_blocks)\.attention\.q\.kernel")
+    blocks = sum(size for name, size in kernels.items() if queries.fullmatch(name))
+    blocks //= config.width**2
     attention = 2 * own * joint * config.width * blocks
     assert (flops[4] - flops[1]) / 3 == 2 * batch * (own * per_token + attention)
 
@@ -361,7 +376,10 @@ def test_gradients_reach_every_parameter(reference):
         return jnp.mean(nnx.merge(reference.graph, params)(*call.inputs) ** 2)
 
     gradients = flatten(jax.jit(jax.grad(loss))(reference.params))
-    assert all(np.isfinite(g).all() and np.abs(g).max() > 0 for g in gradients.values())
+    assert all(np.isfinite(g).all() for g in gradients.values())
+    idle = {name for name, g in gradients.items() if not np.abs(g).max() > 0}
+    unused = re.compile(r"last_block\.text\.attention\.q(_norm)?\.\w+")  # in the original too
+    assert idle == {name for name in gradients if unused.fullmatch(name)}
 
 
 def test_patches_are_put_back_where_they_were(reference):
@@ -370,9 +388,18 @@ def test_patches_are_put_back_where_they_were(reference):
     np.testing.assert_array_equal(unpatchify(tokens, *latents.shape[1:4]), latents)
 
 
-def test_every_published_tensor_is_taken_once(golden):
-    manifest = json.loads((golden("manifests") / "pyramid_flow_flux.json").read_text())
-    _, like = abstract_params(lambda: Transformer(TransformerConfig.flux(), rngs=nnx.Rngs(0)))
-    steps = check(manifest, like, FLUX_RULES)
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("pyramid_flow_flux", 1_972_059_200),
+        ("pyramid_flow_mmdit", 2_028_334_144 + 192 * 192 * 1536),  # and the position table
+    ],
+)
+def test_every_published_tensor_is_taken_once(golden, name, parameters):
+    manifest = json.loads((golden("manifests") / f"{name}.json").read_text())
+    model = MODELS[name]
+    config = model.published()
+    _, like = model.abstract(config)
+    steps = check(manifest, like, model.table(config))
     assert len(steps) == len(manifest)
-    assert sum(leaf.size for leaf in flatten(like).values()) == 1_972_059_200
+    assert sum(leaf.size for leaf in flatten(like).values()) == parameters

@@ -43,3 +43,20 @@ def rotate_pairs(x: Array, cos: Array, sin: Array) -> Array:
     cos, sin = cos[:, None], sin[:, None]
     rotated = jnp.stack([cos * even - sin * odd, sin * even + cos * odd], axis=-1)
     return rotated.reshape(x.shape).astype(x.dtype)
+
+
+def position_table(size: int, width: int, base: int) -> np.ndarray:
+    """Sines and cosines of rows and columns (`PatchEmbed` of SD3, arXiv 2403.03206).
+
+    Args:
+      size: rows and columns of the table.
+      width: channels, a multiple of 4: first the column's sines and cosines, then the row's.
+      base: side of the grid whose positions are 0, 1, 2, ...; a finer one has fractions.
+
+    Returns:
+      Float64 [size, size, width].
+    """
+    angles = np.arange(size)[:, None] * (base / size) * frequencies(width // 4)
+    axis = np.concatenate([np.sin(angles), np.cos(angles)], axis=-1)
+    columns = np.broadcast_to(axis[None], (size, *axis.shape))
+    return np.concatenate([columns, columns.swapaxes(0, 1)], axis=-1)
