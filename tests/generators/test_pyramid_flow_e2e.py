@@ -11,8 +11,7 @@ from flax import nnx
 from safetensors.numpy import load_file
 
 from converters.core import convert
-from converters.pyramid_flow import FLUX_RULES
-from tts_jax.checkpoints import abstract_params
+from converters.registry import MODELS
 from tts_jax.generators.pyramid_flow.sampler import (
     Condition,
     SamplerConfig,
@@ -22,7 +21,6 @@ from tts_jax.generators.pyramid_flow.sampler import (
     sample_unit,
     unit_times,
 )
-from tts_jax.generators.pyramid_flow.transformer import Transformer, TransformerConfig
 from tts_jax.solvers.flow_matching import coarse_noise, ode_step, stage_jump
 
 TOLERANCE = 3e-3
@@ -80,19 +78,21 @@ class Run:
         return jnp.asarray(video)
 
 
-@pytest.fixture(scope="module")
-def reference(golden):
-    folder = golden("pyramid_flow_e2e")
+@pytest.fixture(scope="module", params=["flux", "mmdit"])
+def reference(golden, request):
+    variant, folder = request.param, golden("pyramid_flow_e2e")
     configs = json.loads((folder / "config.json").read_text())
     tensors = load_file(folder / "io.safetensors")
-    sizes = TransformerConfig.from_reference(configs["flux_model"])
-    graph, like = abstract_params(lambda: Transformer(sizes, rngs=nnx.Rngs(0)))
-    params = convert(load_file(folder / "flux_weights.safetensors"), like, FLUX_RULES)
+    published = MODELS[f"pyramid_flow_{variant}"]
+    sizes = published.read(configs[f"{variant}_model"])
+    graph, like = published.abstract(sizes)
+    weights = load_file(folder / f"{variant}_weights.safetensors")
+    params = convert(weights, like, published.table(sizes))
     model = nnx.merge(graph, jax.tree.map(jnp.asarray, params))
     runs = [
         Run(name, config, tensors)
         for name, config in configs.items()
-        if config.get("model") == "flux"
+        if config.get("model") == variant
     ]
     assert runs
     return model, runs
