@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+BLOCK = 512  # queries of a block
+
 
 def attend(
     q: Array, k: Array, v: Array, mask: Array | None = None, *, implementation: str = "xla"
@@ -19,11 +21,15 @@ def attend(
       v: values, [B, L_k, N, K].
       mask: bool, broadcastable to [B, L_q, L_k], True where the query may attend to the key. A
         row without any True gives the mean of the values, not NaN.
-      implementation: "xla" (softmax in float32) or "cudnn" (fused, GPU, 16-bit inputs only).
+      implementation: "xla" (softmax in float32), "blocks" (the same, some queries at a time, so
+        that the logits of long sequences fit into memory) or "cudnn" (fused, GPU, 16-bit inputs
+        only).
 
     Returns:
       [B, L_q, N, K] in the dtype of `v`.
     """
+    if implementation == "blocks":
+        return _attend_in_blocks(q, k, v, mask)
     if implementation != "xla":
         mask = None if mask is None else mask[:, None]
         return jax.nn.dot_product_attention(q, k, v, mask=mask, implementation=implementation)
@@ -33,3 +39,20 @@ def attend(
         logits = jnp.where(mask[:, None], logits, jnp.finfo(jnp.float32).min)
     weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
     return jnp.einsum("bnqk,bknd->bqnd", weights, v)
+
+
+def _attend_in_blocks(q: Array, k: Array, v: Array, mask: Array | None) -> Array:
+    length = q.shape[1]
+    count = -(-length // BLOCK)
+    padding = count * BLOCK - length
+
+    def split(x):
+        x = jnp.pad(x, [(0, 0), (0, padding)] + [(0, 0)] * (x.ndim - 2))
+        return x.reshape(x.shape[0], count, BLOCK, *x.shape[2:]).swapaxes(0, 1)
+
+    if mask is None:
+        out = jax.lax.map(lambda q: attend(q, k, v), split(q))
+    else:
+        mask = jnp.broadcast_to(mask, (q.shape[0], length, k.shape[1]))
+        out = jax.lax.map(lambda block: attend(block[0], k, v, block[1]), (split(q), split(mask)))
+    return out.swapaxes(0, 1).reshape(q.shape[0], -1, *out.shape[3:])[:, :length]

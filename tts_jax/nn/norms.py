@@ -40,3 +40,23 @@ class RMSNorm(nnx.Module):
         y = x.astype(jnp.float32)
         y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + self.eps)
         return (y * self.scale[...]).astype(x.dtype)
+
+
+class LayerNorm(nnx.Module):
+    """`layer_norm` times a learned scale, plus a learned bias."""
+
+    def __init__(self, width: int, *, eps: float):
+        self.scale = nnx.Param(jnp.ones(width))
+        self.bias = nnx.Param(jnp.zeros(width))
+        self.eps = eps
+
+    def __call__(self, x: Array) -> Array:
+        """Normalises the last axis.
+
+        Args:
+          x: [..., D].
+
+        Returns:
+          [..., D], float32.
+        """
+        return layer_norm(x, self.eps) * self.scale[...] + self.bias[...]
