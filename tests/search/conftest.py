@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tts_jax.parallel import branch_mesh
-from tts_jax.search import Search, load_rounds
+from tts_jax.search import Search, load_preset
 from tts_jax.verifiers.panel import Panel
 
 WIDTH = 24
@@ -42,8 +42,11 @@ class Walk:
         unit, _ = jax.lax.scan(step, jax.random.normal(key, (WIDTH,)), length=3)
         return branch.at[segment].set(unit)
 
-    def estimate(self, params, condition, branch, segment):
+    def estimate(self, params, condition, branch, segment, look="committed"):
         return branch[: segment + 1]
+
+    def estimate_nfe(self, segment, look):
+        return 0
 
     def decode(self, params, latents):
         return jax.nn.sigmoid(latents[:, :12] @ params["own"][:12, :12]).reshape(-1, 2, 2, 3)
@@ -102,23 +105,22 @@ def broken():
 
 @pytest.fixture
 def linear():
-    """Rounds of random linear search."""
+    """Random linear search."""
 
-    def make(branches, num_segments=5):
-        config = SimpleNamespace(preset="random_linear", branches=branches)
-        return load_rounds(config, num_segments)
+    def make(branches, judge_depths=()):
+        fields = dict(branches=branches, judge_depths=judge_depths)
+        return load_preset(SimpleNamespace(preset="random_linear", **fields))
 
     return make
 
 
 @pytest.fixture
 def tree():
-    """Rounds of Tree-of-Frames."""
+    """Tree-of-Frames."""
 
-    def make(branching, num_segments=None, **fields):
+    def make(branching, **fields):
         fields = dict(image_keep=0, judge_depths=(), rule="top_k", keep=()) | fields
-        config = SimpleNamespace(preset="tree_of_frames", branching=branching, **fields)
-        return load_rounds(config, num_segments or len(branching))
+        return load_preset(SimpleNamespace(preset="tree_of_frames", branching=branching, **fields))
 
     return make
 

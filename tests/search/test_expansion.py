@@ -31,21 +31,20 @@ def test_exact_calls_hold_one_branch_per_device():
 def test_no_device_holds_more_than_a_micro_batch(parents, children, devices, micro_batch):
     chosen = shape(parents, children, devices, micro_batch)
     assert chosen.rows * chosen.siblings <= devices * micro_batch
-    capacity = chosen.capacity(parents, children)
-    assert capacity >= parents * children and capacity % chosen.rows == 0
+    made, places = rows(range(parents), [range(children)] * parents, chosen.siblings)
+    capacity = chosen.capacity(len(made))
+    assert len(set(places)) == parents * children and max(places) < capacity
+    assert capacity % (chosen.rows * chosen.siblings) == 0
 
 
 def test_numbers_of_rows_come_from_a_short_list():
     assert {shape(parents, 1).rows for parents in range(1, 65)} == {1, 2, 4, 8, 16, 32, 64}
 
 
-def test_every_child_has_one_row():
-    assert rows([4, 2], children=3, siblings=2) == [
-        Row(4, (0, 1)),
-        Row(4, (2,)),
-        Row(2, (0, 1)),
-        Row(2, (2,)),
-    ]
+def test_every_child_has_one_row_and_one_place():
+    made, places = rows([4, 2], [(0, 1, 2), (5,)], siblings=2)
+    assert made == [Row(4, (0, 1)), Row(4, (2,)), Row(2, (5,))]
+    assert places == [0, 1, 2, 4]
 
 
 def test_calls_are_filled_up_by_repetition():

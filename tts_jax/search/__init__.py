@@ -1,27 +1,40 @@
 """Test-time search: one loop, and a short preset per published algorithm."""
 
+from tts_jax.search.budget import Budget
+from tts_jax.search.engine import Saved, Search, SearchResult, Store, Video, outline_of
+from tts_jax.search.forest import SearchFault
 from tts_jax.search.ledger import Cost, Ledger
-from tts_jax.search.loop import Search, SearchResult, Video
-from tts_jax.search.presets import PRESETS, load_rounds
-from tts_jax.search.rounds import Round, RoundPlan, SearchConfigError, plan
-from tts_jax.search.selection import Selection, best_per_parent, median, top_k
-from tts_jax.search.tree import Node
+from tts_jax.search.loop import drive
+from tts_jax.search.paths import Move, Path
+from tts_jax.search.plan import Plan, RoundPlan, plan
+from tts_jax.search.presets import PRESETS, load_preset
+from tts_jax.search.rounds import Neighbour, Outline, Renoise, Round, SearchConfigError
+from tts_jax.search.tree import ROOT, Node
 
 __all__ = [
     "PRESETS",
+    "ROOT",
+    "Budget",
     "Cost",
     "Ledger",
+    "Move",
+    "Neighbour",
     "Node",
+    "Outline",
+    "Path",
+    "Plan",
+    "Renoise",
     "Round",
     "RoundPlan",
+    "Saved",
     "Search",
     "SearchConfigError",
+    "SearchFault",
     "SearchResult",
-    "Selection",
+    "Store",
     "Video",
-    "best_per_parent",
-    "load_rounds",
-    "median",
+    "drive",
+    "load_preset",
+    "outline_of",
     "plan",
-    "top_k",
 ]

@@ -28,10 +28,9 @@ class Layout:
     rows: int
     siblings: int
 
-    def capacity(self, parents: int, children: int) -> int:
-        """Places that all calls together fill, [C]."""
-        rows = parents * -(-children // self.siblings)
-        return -(-rows // self.rows) * self.rows * self.siblings
+    def capacity(self, rows: int) -> int:
+        """Places that the calls for so many rows fill, [C], from a short list."""
+        return _power_of_two(-(-rows // self.rows)) * self.rows * self.siblings
 
 
 def layout(
@@ -78,14 +77,26 @@ class Row:
     children: tuple[int, ...]
 
 
-def rows(slots: Sequence[int], children: int, siblings: int) -> list[Row]:
-    """The rows that give every parent children 0, 1, ..., in the order of parents."""
-    starts = range(0, children, siblings)
-    return [
-        Row(slot, tuple(range(start, min(start + siblings, children))))
-        for slot in slots
-        for start in starts
-    ]
+def rows(
+    slots: Sequence[int], children: Sequence[Sequence[int]], siblings: int
+) -> tuple[list[Row], list[int]]:
+    """The rows that give parents their children, and the places these will take.
+
+    Args:
+      slots: a place per parent.
+      children: child indices of each parent, any number.
+      siblings: K.
+
+    Returns:
+      Rows, and a place for each child in the order of parents and children.
+    """
+    made, places = [], []
+    for slot, indices in zip(slots, children, strict=True):
+        for start in range(0, len(indices), siblings):
+            part = tuple(indices[start : start + siblings])
+            places += [len(made) * siblings + i for i in range(len(part))]
+            made.append(Row(slot, part))
+    return made, places
 
 
 def row_arrays(part: Sequence[Row], shape: Layout) -> tuple[np.ndarray, np.ndarray]:
@@ -117,3 +128,8 @@ def spread(block: Any, capacity: int) -> Any:
         return jnp.concatenate([x, jnp.zeros((capacity - len(x), *x.shape[1:]), x.dtype)])
 
     return jax.tree.map(widen, block)
+
+
+def join(*pools: Any) -> Any:
+    """One pool of several, [C1, ...], [C2, ...] -> [C1 + C2, ...]."""
+    return jax.tree.map(lambda *parts: jnp.concatenate(parts), *pools)

@@ -1,58 +1,103 @@
-"""Live branches on the devices: grown, looked at, scored and forgotten.
+"""Branches on the devices: grown, looked at, scored and forgotten.
 
-Branches lie in a pool, a pytree with a leading axis of places. The host knows a branch's path and
-place and moves nothing itself: growing gathers parents from their places, pruning forgets places.
+Branches lie in pools, pytrees with a leading axis of places. The host knows where a branch lies
+and moves nothing itself: growing gathers parents from their places, and a pool that holds no
+wanted branch is dropped.
 
-W branches  V verifiers  R rows of a call  K children of a row  T frames.
+W branches  V verifiers  R rows of a call  K children of a row  M keys of a chain  T frames.
 """
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
+from tts_jax.generators.protocol import Generator
 from tts_jax.parallel import BRANCH, over_branches, replicate, split
-from tts_jax.search import expansion
-from tts_jax.search.expansion import Layout, Row
+from tts_jax.search import expansion, paths
+from tts_jax.search.expansion import Layout
+from tts_jax.search.growth import Growth
 from tts_jax.search.ledger import Cost, Ledger
-from tts_jax.search.selection import Path
+from tts_jax.search.paths import Path
+from tts_jax.solvers import noise
 from tts_jax.verifiers.panel import Panel
 
 if TYPE_CHECKING:
     from tts_jax.search.loop import Search
 
 
+class SearchFault(RuntimeError):
+    """A model that failed during a search; the message is one sentence."""
+
+
+class Place(NamedTuple):
+    """Where a branch lies."""
+
+    pool: int
+    slot: int
+
+
+class Name(NamedTuple):
+    """What a branch is called: drafts have the paths of full videos."""
+
+    fidelity: str
+    path: Path
+
+
 @dataclass(frozen=True)
 class Seen:
-    """Estimates and frames of a block of branches, of which the first `live` are not padding."""
+    """Estimates and frames of a block of branches.
+
+    Attributes:
+      latents, frames: [R, ...].
+      sound: whether all latents of a branch are finite, [R] bool.
+      live: branches at the beginning that are not padding.
+    """
 
     latents: jax.Array
     frames: jax.Array
+    sound: jax.Array
     live: int
 
 
 class Forest:
-    """The live branches of one prompt: paths and places here, all else on the devices."""
+    """The branches of one prompt: names and places here, all else on the devices."""
 
-    def __init__(self, models: "Search", prompt: str, seed: int, prompt_index: int):
-        self.models, self.mesh, self.generator = models, models.mesh, models.generator
+    def __init__(self, models: "Search", prompt: str, seed: int, prompt_index: int, room: int):
+        """Begins with no branch; the root is there when asked for.
+
+        Args:
+          models: generators, verifiers, mesh and programs.
+          prompt: the text.
+          seed, prompt_index: of everything random.
+          room: links that a chain of keys can have.
+        """
+        self.models, self.mesh = models, models.mesh
         self.ledger = Ledger()
-        self.paths: list[Path] = []
-        self.slots: list[int] = []
+        self._room = room
+        self._pools: dict[int, Any] = {}
+        self._places: dict[Name, Place] = {}
+        self._pools_made = 0
         self._prompt_key = jax.random.fold_in(jax.random.key(seed), prompt_index)
-        with _timed(self.ledger["text"]):
-            conditions = self.generator.encode(models.params, [prompt])
-            self.condition = replicate(
-                jax.tree.map(lambda x: np.asarray(x)[0], conditions), self.mesh
-            )
+        self._conditions = {}
+        self.prompt = prompt
+
+    def _condition(self, fidelity: str):
+        if fidelity not in self._conditions:
+            with _timed(self.ledger["text"]):
+                generator = self.models.generators[fidelity]
+                found = generator.encode(self.models.params, [self.prompt])
+                found = jax.tree.map(lambda x: np.asarray(x)[0], found)
+                self._conditions[fidelity] = replicate(found, self.mesh)
+        return self._conditions[fidelity]
 
     def prepare(self, prompts: Sequence[str]) -> list[dict]:
         """The verifiers' queries of each prompt."""
@@ -65,161 +110,352 @@ class Forest:
                 for i in range(len(prompts))
             ]
 
-    def plant(self, capacity: int) -> None:
-        """Begins a pool of so many places with the root at the first."""
-        self._capacity = capacity
-        key = replicate(jax.random.key_data(jax.random.fold_in(self._prompt_key, 0)), self.mesh)
+    def __contains__(self, name: Name) -> bool:
+        return name in self._places or not name.path
 
-        def root(params, condition, key):
-            branch = self.generator.init(params, condition, jax.random.wrap_key_data(key))
-            return jax.tree.map(lambda x: jnp.stack([x] * self.mesh.shape[BRANCH]), (branch, key))
+    def keep(self, names: Sequence[Name]) -> None:
+        """Forgets all branches but these."""
+        wanted = set(names)
+        self._places = {name: place for name, place in self._places.items() if name in wanted}
+        used = {place.pool for place in self._places.values()}
+        self._pools = {number: pool for number, pool in self._pools.items() if number in used}
 
-        block = self._call("search", "root", lambda: root, self.models.params, self.condition, key)
-        self._pool = self._spread(split(block, self.mesh))
-        self.paths, self.slots = [()], [0]
+    def drop(self, fidelity: str, branches: Sequence[Path]) -> None:
+        """Forgets some branches."""
+        dropped = {Name(fidelity, path) for path in branches}
+        self.keep([name for name in self._places if name not in dropped])
 
     def grow(
-        self, segment: int, children: int, shape: Layout, report: Callable[[], None] | None
-    ) -> None:
-        """Gives every branch children, which take its place."""
-        rows = expansion.rows(self.slots, children, shape.siblings)
-        self.advance(segment, rows, shape, report)
-        families = -(-children // shape.siblings) * shape.siblings
-        self.slots = [i * families + c for i in range(len(self.paths)) for c in range(children)]
-        self.paths = [(*path, c) for path in self.paths for c in range(children)]
-
-    def advance(
         self,
-        segment: int,
-        rows: Sequence[Row],
-        shape: Layout,
+        fidelity: str,
+        step: Growth,
+        bound: tuple[int, int],
         report: Callable[[], None] | None = None,
     ) -> None:
-        """Makes the pool of the rows' children, K places to a row."""
-        alike = [
-            s
-            for s in range(self.generator.num_segments)
-            if self.generator.program(s) == self.generator.program(segment)
-        ]
-        static = segment if segment == 0 or alike == [segment] else None
-        key = "advance", self.generator.program(segment), static, shape.siblings
+        """Makes children of held branches; the parents stay.
+
+        A batch that does not fit in memory is made again in halves.
+
+        Args:
+          fidelity: of the generator.
+          step: parents, and what continues each of them.
+          bound: the most parents, and children of one, that such a step has; programs are made for
+            these, so that a smaller one needs no new ones.
+          report: called after every call of the generator.
+        """
+        grow = self._move if step.moves else partial(self._advance, report=report)
+        while True:
+            # At the root there is nothing yet that siblings could share.
+            share = step.depth > 0 and not step.moves
+            shape = self.models.layout(*bound, share=share)
+            try:
+                return grow(fidelity, step, shape, bound)
+            except jax.errors.JaxRuntimeError as error:
+                reraise_unless_out_of_memory(error)
+                branches = shape.rows * shape.siblings // self.mesh.shape[BRANCH]
+                self.models.without_memory_for(branches)
+
+    def _move(self, fidelity: str, step: Growth, shape: Layout, bound: tuple[int, int]) -> None:
+        moves = [move for own in step.steps for move in own]
+        parents = [p for p, own in zip(step.parents, step.steps, strict=True) for _ in own]
+        kind, to = moves[0].kind, moves[0].to
+        generator, tag = self.models.generators[fidelity], paths.TAGS[kind]
+
+        def move(params, condition, branch, key, index, strength):
+            key = self._wrap(key)
+            if kind == "neighbour":
+                key = noise.link(key, tag, index, strength)
+            else:
+                key = noise.fold_in(noise.fold_in(key, tag), index)
+                branch = generator.renoise(params, condition, branch, key, step.depth, to, strength)
+            return branch, self._unwrap(key)
+
+        def build():
+            return over_branches(jax.vmap(move, (None, None, 0, 0, 0, 0)), self.mesh, shared=2)
+
+        def block(part, branches):
+            own = moves[part]
+            live = len(own)
+            own += own[:1] * (shape.rows - live)
+            index = np.array([m.index for m in own], np.uint32)
+            strength = np.array([m.strength for m in own], np.float32)
+            return self._call(
+                "search",
+                ("move", fidelity, kind, step.depth, to, self._room),
+                build,
+                self.models.params,
+                self._condition(fidelity),
+                *branches,
+                *self._divide((index, strength)),
+                live=live,
+                out=self._where,
+            )
+
+        made = [(*path, m) for path, m in zip(parents, moves, strict=True)]
+        slots, pool = self._slots(fidelity, parents)
+        rows, places = expansion.rows(slots, [(0,)] * len(slots), 1)
+        self._fill(fidelity, made, places, rows, shape, math.prod(bound), pool, block)
+
+    def _advance(
+        self,
+        fidelity: str,
+        step: Growth,
+        shape: Layout,
+        bound: tuple[int, int],
+        report: Callable[[], None] | None,
+    ) -> None:
+        generator, segment = self.models.generators[fidelity], step.depth
+        static = static_segment(generator, segment)
+        key = "advance", fidelity, generator.program(segment), static, shape.siblings, self._room
 
         def build():
             def child(params, condition, s, branch, key, index):
-                key = jax.random.fold_in(jax.random.wrap_key_data(key), index)
+                key = noise.fold_in(self._wrap(key), index)
                 s = s if static is None else static
-                branch = self.generator.advance(params, condition, branch, key, s)
-                return branch, jax.random.key_data(key)
+                branch = generator.advance(params, condition, branch, key, s)
+                return branch, self._unwrap(key)
 
             family = jax.vmap(child, (None, None, None, None, None, 0))
             families = jax.vmap(family, (None, None, None, 0, 0, 0))
 
-            def flat(params, condition, s, parents, children):
-                made = families(params, condition, s, *parents, children)
+            def flat(params, condition, s, branches, keys, children):
+                made = families(params, condition, s, branches, keys, children)
                 return jax.tree.map(lambda x: x.reshape(math.prod(x.shape[:2]), *x.shape[2:]), made)
 
             return over_branches(flat, self.mesh, shared=3)
 
-        pool = None
-        number = replicate(np.int32(segment), self.mesh)
-        for start in range(0, len(rows), shape.rows):
-            part = rows[start : start + shape.rows]
-            slots, children = expansion.row_arrays(part, shape)
-            live = sum(len(row.children) for row in part)
-            block = self._call(
-                "generator",
+        number = self._copy(np.int32(segment))
+
+        def block(part, branches):
+            _, indices = expansion.row_arrays(rows[part], shape)
+            live = sum(len(row.children) for row in rows[part])
+            result = self._call(
+                "generator" if fidelity == "full" else fidelity,
                 key,
                 build,
                 self.models.params,
-                self.condition,
+                self._condition(fidelity),
                 number,
-                self._take(slots),
-                split(children, self.mesh),
+                *branches,
+                self._divide(indices),
                 live=live,
-                dead=children.size - live,
-                nfe=self.generator.nfe(segment),
+                dead=indices.size - live,
+                nfe=generator.nfe(segment),
                 out=self._where,
-            )
-            pool = (
-                self._spread(block)
-                if pool is None
-                else self._put(pool, block, start * shape.siblings)
             )
             if report:
                 report()
-        self._pool = pool
+            return result
 
-    def prune(self, kept: Sequence[int]) -> None:
-        """Forgets all branches but those at these indices."""
-        self.paths = [self.paths[i] for i in kept]
-        self.slots = [self.slots[i] for i in kept]
+        made = [(*p, i) for p, own in zip(step.parents, step.steps, strict=True) for i in own]
+        slots, pool = self._slots(fidelity, step.parents)
+        rows, places = expansion.rows(slots, step.steps, shape.siblings)
+        most = bound[0] * -(-bound[1] // shape.siblings)
+        self._fill(fidelity, made, places, rows, shape, most, pool, block)
 
-    def decode(self, segment: int, shape: Layout) -> Iterator[Seen]:
-        """What can be seen of all branches, R at a time; the last block is filled up."""
+    def _fill(self, fidelity, made, places, rows, shape: Layout, most: int, parents, block):
+        """Makes a pool of what `block` makes of each call's rows."""
+        capacity = shape.capacity(max(most, len(rows)))
+        pool = None
+        for start in range(0, len(rows), shape.rows):
+            part = slice(start, start + shape.rows)
+            slots, _ = expansion.row_arrays(rows[part], shape)
+            result = block(part, self._gather(parents, slots))
+            if pool is None:
+                pool = self._spread(result, capacity)
+            else:
+                pool = self._put(pool, result, start * shape.siblings)
+        number = self._add(pool)
+        for path, place in zip(made, places, strict=True):
+            self._places[Name(fidelity, path)] = Place(number, place)
 
-        def build():
-            def see(params, condition, branch):
-                latents = self.generator.estimate(params, condition, branch, segment)
-                return latents, self.generator.decode(params, latents)
+    def look(self, fidelity: str, branches: Sequence[Path], look: str | int, rows: int) -> Seen:
+        """What can be seen of branches of one depth.
 
-            return over_branches(jax.vmap(see, (None, None, 0)), self.mesh, shared=2)
+        Args:
+          fidelity: of the generator.
+          branches: held, at most R.
+          look: at what, see `Round.estimate`.
+          rows: R; the block is filled up to it.
+        """
+        generator = self.models.generators[fidelity]
+        segment = paths.depth(branches[0]) - 1
+        ahead = 0 if look == "committed" else generator.estimate_nfe(segment, look)
+        segmented = () if look == "committed" else (look,)
 
-        for start in range(0, len(self.slots), shape.rows):
-            slots = self.slots[start : start + shape.rows]
-            dead = shape.rows - len(slots)
-            branches, _ = self._take(np.array(slots + slots[:1] * dead, np.int32))
-            args = self.models.params, self.condition, branches
-            work = dict(live=len(slots), dead=dead)
-            latents, frames = self._call("decode", ("decode", segment), build, *args, **work)
-            yield Seen(latents, frames, len(slots))
+        def estimate(params, condition, branch):
+            return generator.estimate(params, condition, branch, segment, *segmented)
 
-    def score(self, panel: Panel, seen: Seen, query: dict) -> list[jax.Array]:
-        """Scores of one block by each verifier of a panel, [R] each, left on the devices."""
+        def finish(params, latents):
+            return latents, generator.decode(params, latents), jnp.isfinite(latents).all()
+
+        def see(params, condition, branch):
+            return finish(params, estimate(params, condition, branch))
+
+        def build(function, shared, mapped):
+            each = jax.vmap(function, (None,) * shared + (0,) * mapped)
+            return lambda: over_branches(each, self.mesh, shared=shared)
+
+        slots, pool = self._slots(fidelity, branches)
+        dead = rows - len(slots)
+        work = dict(live=len(slots), dead=dead)
+        found, _ = self._gather(pool, np.array(slots + slots[:1] * dead, np.int32))
+        shared = self.models.params, self._condition(fidelity)
+        key = fidelity, segment, look
+        if ahead:
+            latents = self._call(
+                "look_ahead", ("look", *key), build(estimate, 2, 1), *shared, found,
+                nfe=ahead, **work,
+            )  # fmt: skip
+            seen = self._call("decode", "decode", build(finish, 1, 1), shared[0], latents, **work)
+        else:
+            seen = self._call("decode", ("see", *key), build(see, 2, 1), *shared, found, **work)
+        return Seen(*seen, len(slots))
+
+    def score(
+        self, verifiers: Sequence[Any], seen: Seen, query: Mapping, last: bool
+    ) -> list[jax.Array]:
+        """Scores of one block by each verifier, [R] each, left on the devices.
+
+        Args:
+          verifiers: those asked.
+          seen: the block.
+          query: by verifier.
+          last: whether they see the last frame only.
+
+        Raises:
+          SearchFault: a verifier raises, or its scores are not one per video.
+        """
 
         def build(verifier):
             def score(params, query, frames):
-                return verifier.score(params, frames, query)
+                found = verifier.score(params, frames[:, -1:] if last else frames, query)
+                if jnp.shape(found) != (len(frames),):
+                    raise SearchFault(
+                        f"verifier {verifier.name!r} gives scores of shape {jnp.shape(found)} for "
+                        f"{len(frames)} videos; one number for each is right"
+                    )
+                return found
 
             return over_branches(score, self.mesh, shared=2)
 
         work = dict(live=seen.live, dead=len(seen.frames) - seen.live)
-        return [
-            self._call(
-                verifier.name,
-                ("score", verifier.name),
-                partial(build, verifier),
-                self.models.verifier_params[verifier.name],
-                query[verifier.name],
-                seen.frames,
-                **work,
-            )
-            for verifier in panel.verifiers
-        ]
+        scores = []
+        for verifier in verifiers:
+            try:
+                found = self._call(
+                    verifier.name,
+                    ("score", verifier.name, last),
+                    partial(build, verifier),
+                    self.models.verifier_params[verifier.name],
+                    query[verifier.name],
+                    seen.frames,
+                    **work,
+                )
+            except (SearchFault, jax.errors.JaxRuntimeError):
+                raise
+            except Exception as error:
+                raise SearchFault(
+                    f"verifier {verifier.name!r} fails: {type(error).__name__}: {error}"
+                ) from error
+            scores.append(found)
+        return scores
 
-    def value(self, panel: Panel, scores: np.ndarray, width: int) -> np.ndarray:
+    def value(
+        self, panel: Panel, scores: np.ndarray, width: int, aggregation: str | None
+    ) -> np.ndarray:
         """The panel's values of [W, V] scores; computed at the round's full width."""
+        width = max(width, len(scores))
         padded = np.zeros((width, len(panel.names)), np.float32)
         padded[: len(scores)] = scores
         valid = np.arange(width) < len(scores)
-        args = replicate((padded, valid), self.mesh)
-        key = "value", panel.names
-        return np.asarray(self._call("search", key, lambda: panel.value, *args))[: len(scores)]
+        args = self._copy((padded, valid))
+        key = "value", panel.names, aggregation
+        function = partial(panel.value, aggregation=aggregation)
+        return np.asarray(self._call("search", key, lambda: function, *args))[: len(scores)]
 
-    def _take(self, slots: np.ndarray):
-        slots = replicate(slots, self.mesh)
-        return self._move("take", expansion.take, self._pool, slots)
+    def states(self) -> dict[Name, Any]:
+        """Every held branch with its keys, on the host."""
+        pools = {number: jax.device_get(pool) for number, pool in self._pools.items()}
+        return {
+            name: jax.tree.map(lambda x, at=place.slot: np.asarray(x[at]), pools[place.pool])
+            for name, place in self._places.items()
+            if name.path
+        }
+
+    def restore(self, states: Mapping[Name, Any]) -> None:
+        """Holds these branches, as `states` gives them, instead of any other."""
+        self._places, self._pools = {}, {}
+        devices = self.mesh.shape[BRANCH]
+        for fidelity in {name.fidelity for name in states}:
+            own = {name: state for name, state in states.items() if name.fidelity == fidelity}
+            filled = [*own.values(), *[next(iter(own.values()))] * (-len(own) % devices)]
+            pool = jax.tree.map(lambda *leaves: np.stack(leaves), *filled)
+            number = self._add(self._divide(pool))
+            self._places |= {name: Place(number, slot) for slot, name in enumerate(own)}
+
+    def _root(self, fidelity: str) -> Any:
+        """A pool with the root at the first place of every device."""
+        key = self._copy(jax.random.key_data(jax.random.fold_in(self._prompt_key, 0)))
+        generator = self.models.generators[fidelity]
+
+        def root(params, condition, data):
+            key = jax.random.wrap_key_data(data)
+            branch = generator.init(params, condition, key)
+            key = noise.chain(key, 1 + self._room) if self._room else key
+            both = branch, self._unwrap(key)
+            return jax.tree.map(lambda x: jnp.stack([x] * self.mesh.shape[BRANCH]), both)
+
+        name = "root", fidelity, self._room
+        args = self.models.params, self._condition(fidelity), key
+        return self._divide(self._call("search", name, lambda: root, *args))
+
+    def _wrap(self, data):
+        if not self._room:
+            return jax.random.wrap_key_data(data)
+        keys, strengths, links = data
+        return noise.Chain(jax.random.wrap_key_data(keys), strengths, links)
+
+    def _unwrap(self, key):
+        if not self._room:
+            return jax.random.key_data(key)
+        return jax.random.key_data(key.keys), key.strengths, key.links
+
+    def _add(self, pool: Any) -> int:
+        self._pools_made += 1
+        self._pools[self._pools_made] = pool
+        return self._pools_made
+
+    def _slots(self, fidelity: str, branches: Sequence[Path]) -> tuple[list[int], Any]:
+        """Places of branches in one pool, and that pool; several are joined."""
+        names = [Name(fidelity, path) for path in branches]
+        for name in names:
+            if name not in self._places and not name.path:
+                self._places[name] = Place(self._add(self._root(fidelity)), 0)
+        places = [self._places[name] for name in names]
+        starts, parts, start = {}, [], 0
+        for number in dict.fromkeys(place.pool for place in places):
+            starts[number] = start
+            parts.append(self._pools[number])
+            start += len(jax.tree.leaves(parts[-1])[0])
+        pool = parts[0] if len(parts) == 1 else self._shift("join", expansion.join, *parts)
+        return [starts[place.pool] + place.slot for place in places], pool
+
+    def _gather(self, pool: Any, slots: np.ndarray):
+        return self._shift("take", expansion.take, pool, self._copy(slots))
 
     def _put(self, pool, block, start: int):
-        start = replicate(np.int32(start), self.mesh)
-        return self._move("put", expansion.put, pool, block, start, donate=(0,))
+        return self._shift(
+            "put", expansion.put, pool, block, self._copy(np.int32(start)), donate=(0,)
+        )
 
-    def _spread(self, block):
-        if len(jax.tree.leaves(block)[0]) == self._capacity:
+    def _spread(self, block, capacity: int):
+        if len(jax.tree.leaves(block)[0]) == capacity:
             return block
-        key = "spread", self._capacity
-        return self._move(key, partial(expansion.spread, capacity=self._capacity), block)
+        key = "spread", capacity
+        return self._shift(key, partial(expansion.spread, capacity=capacity), block)
 
-    def _move(self, key, function, *args, donate=()):
+    def _shift(self, key, function, *args, donate=()):
         out = self._where
         return self._call("search", key, lambda: function, *args, donate=donate, out=out)
 
@@ -229,8 +465,54 @@ class Forest:
         leaves without elements too."""
         return NamedSharding(self.mesh, PartitionSpec(BRANCH))
 
+    def _copy(self, tree):
+        return replicate(tree, self.mesh)
+
+    def _divide(self, tree):
+        return split(tree, self.mesh)
+
     def _call(self, component: str, key, build, *args, **work):
         return self.models.programs(self.ledger[component], key, build, *args, **work)
+
+
+class PricedForest(Forest):
+    """A forest of shapes: whatever is done in it is charged and not computed."""
+
+    def __init__(self, forest: Forest):
+        """Prices what would be done in another forest."""
+        super().__init__(forest.models, forest.prompt, 0, 0, forest._room)
+        self._conditions = forest._conditions
+
+    def assume(self, fidelity: str, branches: Sequence[Path]) -> None:
+        """Holds these branches and no others."""
+        self._places, self._pools = {}, {}
+        capacity = self.models.layout(1, 1, share=False).capacity(len(branches))
+        number = self._add(self._spread(self._root(fidelity), capacity))
+        self._places = {
+            Name(fidelity, path): Place(number, slot) for slot, path in enumerate(branches)
+        }
+
+    def _divide(self, tree):
+        return tree
+
+    def _call(self, component: str, key, build, *args, **work):
+        return self.models.programs.price(self.ledger[component], key, build, *args, **work)
+
+
+def static_segment(generator: Generator, segment: int) -> int | None:
+    """The segment if its program serves no other, or it is the first; else it is traced."""
+    alike = [
+        s
+        for s in range(generator.num_segments)
+        if generator.program(s) == generator.program(segment)
+    ]
+    return segment if segment == 0 or alike == [segment] else None
+
+
+def reraise_unless_out_of_memory(error: Exception) -> None:
+    """Passes on what a smaller batch would not mend."""
+    if "RESOURCE_EXHAUSTED" not in str(error):
+        raise error
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """What a search cost, by component."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 
@@ -40,14 +40,17 @@ class Cost:
 
 # Differ between runs of one command: tree.json must not hold them.
 UNREPEATABLE = ("seconds", "compilations", "compile_seconds")
+# Of these only seconds matter, and a search that is resumed moves branches in another way.
+_UNCOUNTED = ("text", "search", "stage_prompts", "io")
 
 
 @dataclass
 class Ledger:
-    """Costs by component: "text", "generator", "decode", each verifier's name, and "search".
+    """Costs by component.
 
-    A program shared by siblings or filled up with dead branches is divided evenly among its
-    branches. Operations are counted for generator, decode and verifiers alone.
+    These are "text", "stage_prompts", "generator", "draft", "look_ahead", "decode", each verifier's
+    name, "search" (moving branches and comparing values) and "io". A program shared by siblings or
+    filled up with dead branches is divided evenly among its branches.
     """
 
     costs: dict[str, Cost] = field(default_factory=dict)
@@ -61,10 +64,7 @@ class Ledger:
     @property
     def total(self) -> Cost:
         """The sum over components."""
-        total = Cost()
-        for cost in self.costs.values():
-            total += cost
-        return total
+        return _sum(self.costs.values())
 
     def to_json(self, repeatable: bool = False) -> dict[str, dict[str, float]]:
         """The costs as plain numbers, the total included.
@@ -73,8 +73,20 @@ class Ledger:
           repeatable: leaves out what differs between runs of one command.
         """
         hidden = UNREPEATABLE if repeatable else ()
-        rows = {**self.costs, "total": self.total}
+        rows = {
+            name: cost
+            for name, cost in self.costs.items()
+            if not (repeatable and name in _UNCOUNTED)
+        }
+        rows["total"] = _sum(rows.values())
         return {
             name: {k: v for k, v in dataclasses.asdict(cost).items() if k not in hidden}
             for name, cost in rows.items()
         }
+
+
+def _sum(costs: Iterable[Cost]) -> Cost:
+    total = Cost()
+    for cost in costs:
+        total += cost
+    return total

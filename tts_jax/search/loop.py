@@ -1,257 +1,246 @@
-"""The one loop of every search: expand, advance, estimate, score, select.
+"""The one loop of every search: it asks a preset for rounds, and has them executed.
 
-T frames  H W frame size.
+What executes a round may be devices (`engine`) or a pencil (`plan`); the loop knows only what it
+costs and what comes of it.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field, replace
+from typing import Protocol
 
-import jax
 import numpy as np
-from jax.sharding import Mesh
 
-from tts_jax.generators.protocol import Generator, Params
-from tts_jax.parallel import BRANCH, branch_mesh, replicate
-from tts_jax.search import expansion
-from tts_jax.search.expansion import Layout, Row
-from tts_jax.search.forest import Forest
-from tts_jax.search.ledger import Ledger
-from tts_jax.search.programs import Programs
-from tts_jax.search.rounds import Round, RoundPlan, SearchConfigError, plan
-from tts_jax.search.selection import Path, ranking
-from tts_jax.search.tree import Node
-from tts_jax.verifiers.panel import Panel
-
-Progress = Callable[[int, int], None]
+from tts_jax.search import paths
+from tts_jax.search.budget import Budget, largest_part
+from tts_jax.search.growth import check, children
+from tts_jax.search.ledger import Cost
+from tts_jax.search.paths import Path
+from tts_jax.search.presets import Preset
+from tts_jax.search.rounds import Outline, Round, SearchConfigError
+from tts_jax.search.tree import ROOT, Node
 
 
-@dataclass(frozen=True, kw_only=True)
-class Video:
-    """One complete branch.
+class Executor(Protocol):
+    """What the loop has rounds executed by."""
 
-    Attributes:
-      path: its child indices.
-      latents: its estimate.
-      frames: [T, H, W, 3] float32 in [0, 1].
-    """
+    outline: Outline
 
-    path: Path
-    latents: np.ndarray
-    frames: np.ndarray
+    def spent(self) -> Cost:
+        """The cost so far."""
+        ...
 
+    def price(self, request: Round) -> Cost:
+        """What a round takes at most."""
+        ...
 
-@dataclass(frozen=True, kw_only=True)
-class SearchResult:
-    """What a search found and what it took.
+    def execute(self, request: Round, nodes: Sequence[Node]) -> None:
+        """Makes the nodes' branches, and fills in scores and values if the round is judged."""
+        ...
 
-    Attributes:
-      best: the winner.
-      nodes: every branch at the end of every round, by round and path.
-      candidates: the complete videos among them, with frames and latents.
-      ledger: the cost of this search.
-    """
+    def forget_all_but(self, nodes: Sequence[Node]) -> None:
+        """Drops every other state."""
+        ...
 
-    best: Video
-    nodes: tuple[Node, ...]
-    candidates: tuple[Node, ...]
-    ledger: Ledger
-
-    def to_json(self) -> dict:
-        """The tree with its costs; equal for equal seeds, so that it holds no times."""
-        return {
-            "best": list(self.best.path),
-            "nodes": [node.to_json() for node in self.nodes],
-            "cost": self.ledger.to_json(repeatable=True),
-        }
+    def values(self, nodes: Sequence[Node]) -> np.ndarray:
+        """The panel's values of judged videos of any rounds beside each other, [W] float."""
+        ...
 
 
-class Search:
-    """A generator and a panel on a mesh, ready to search for many prompts.
-
-    A branch depends on (seed, prompt index, path) alone: key(child) = fold_in(key(parent), index).
-    In exact mode its bits do too, whatever the search and the mesh; else rounding depends on the
-    batch, siblings are computed together, and what depends on their parent alone is computed once.
+@dataclass
+class Record:
+    """What a search has done.
 
     Attributes:
-      programs: the executables, shared by all prompts.
+      nodes: every branch at the end of every round.
+      requests: the rounds, as far as the budget let them.
+      incumbents: the best video so far, after each round that made one or changed it.
+      cut: whether the budget ended the search or made a round smaller.
+      weights: log-weights of complete videos, if the preset has any.
     """
 
-    def __init__(
-        self,
-        generator: Generator,
-        params: Params,
-        panel: Panel,
-        verifier_params: dict[str, dict],
-        *,
-        mesh: Mesh | None = None,
-        micro_batch: int = 0,
-        exact: bool | None = None,
-    ):
-        """Copies the parameters to the devices.
+    nodes: list[Node] = field(default_factory=list)
+    requests: list[Round] = field(default_factory=list)
+    incumbents: list[Node] = field(default_factory=list)
+    cut: bool = False
+    weights: dict[Path, float] | None = None
 
-        Args:
-          generator: makes the videos.
-          params: its parameters.
-          panel: judges them.
-          verifier_params: verifier name to parameters.
-          mesh: has the axis `branch`; all devices if None.
-          micro_batch: the most branches a device works on at once; 0 for any number.
-          exact: each device works on one branch at a time, which is slower; None: on CPU alone.
-
-        Raises:
-          SearchConfigError: a negative micro-batch.
-        """
-        if micro_batch < 0:
-            raise SearchConfigError(f"micro_batch is {micro_batch}, but it counts branches")
-        self.mesh = branch_mesh() if mesh is None else mesh
-        if exact is None:
-            exact = self.mesh.devices.flat[0].platform == "cpu"
-        self.generator = generator
-        self.panel = panel
-        self.params = replicate(params, self.mesh)
-        self.verifier_params = replicate(
-            {v.name: verifier_params[v.name] for v in panel.verifiers}, self.mesh
-        )
-        self.programs = Programs()
-        self._judges = {"panel": panel}
-        pairs = zip(panel.verifiers, panel.weights, strict=True)
-        if image := [(v, w) for v, w in pairs if v.needs == "image"]:
-            self._judges["image"] = Panel(*zip(*image, strict=True), panel.aggregation)
-        self._layout = partial(
-            expansion.layout,
-            devices=self.mesh.shape[BRANCH],
-            micro_batch=micro_batch,
-            exact=exact,
-        )
-
-    def run(
-        self,
-        prompt: str,
-        rounds: Sequence[Round],
-        *,
-        seed: int = 0,
-        prompt_index: int = 0,
-        stage_prompts: Sequence[str] = (),
-        keep_frames: bool = True,
-        progress: Progress | None = None,
-    ) -> SearchResult:
-        """Searches for one prompt.
-
-        Args:
-          prompt: the text.
-          rounds: the search, as a preset gives it.
-          seed: of everything random.
-          prompt_index: the prompt's place among those of the run.
-          stage_prompts: what rounds with a stage judge by; the whole prompt if there are none.
-          keep_frames: whether the nodes of incomplete videos hold the frames they were judged by.
-          progress: called with the denoiser calls made and planned, whenever some were made.
-
-        Raises:
-          SearchConfigError: rounds that fit neither the generator nor the panel nor the stages.
-          ValueError: a prompt that a model cannot take.
-        """
-        plans = plan(rounds, self.generator)
-        self._check(rounds, stage_prompts)
-        shapes = [self._shapes(r, p) for r, p in zip(rounds, plans, strict=True)]
-        forest = Forest(self, prompt, seed, prompt_index)
-        queries = forest.prepare([prompt, *stage_prompts])
-        forest.plant(max(capacity for round_shapes in shapes for _, capacity in round_shapes))
-
-        planned = sum(p.nfe for p in plans)
-        report = progress and (lambda: progress(forest.ledger["generator"].nfe, planned))
-        nodes: list[Node] = []
-        for index, (r, p) in enumerate(zip(rounds, plans, strict=True)):
-            depth, last = r.segments[0], r.segments[-1]
-            for segment, (shape, _) in zip(r.segments, shapes[index], strict=True):
-                forest.grow(segment, r.children if segment == depth else 1, shape, report)
-            grown = [Node(path, path[:depth], index) for path in forest.paths]
-            if r.select is not None:
-                query = queries[0 if r.stage is None or not stage_prompts else r.stage + 1]
-                complete = last == self.generator.num_segments - 1
-                self._judge(forest, grown, r, p, query, complete or keep_frames, complete)
-                forest.prune([i for i, node in enumerate(grown) if node.kept])
-            nodes += grown
-
-        candidates = tuple(node for node in nodes if node.latents is not None)
-        values = np.array([node.value for node in candidates])
-        winner = candidates[ranking(values, [node.path for node in candidates])[0]]
-        return SearchResult(
-            best=Video(path=winner.path, latents=winner.latents, frames=winner.frames),
-            nodes=tuple(nodes),
-            candidates=candidates,
-            ledger=forest.ledger,
-        )
-
-    def replay(self, prompt: str, path: Path, *, seed: int = 0, prompt_index: int = 0) -> Video:
-        """Makes one video again from its path, alone.
-
-        Raises:
-          SearchConfigError: the path's length is not that of a video.
-        """
-        if len(path) != self.generator.num_segments:
-            raise SearchConfigError(
-                f"path {path} is not one of {self.generator.num_segments} segments"
-            )
-        shape = self._layout(1, 1, share=False)
-        forest = Forest(self, prompt, seed, prompt_index)
-        forest.plant(shape.capacity(1, 1))
-        for segment, child in enumerate(path):
-            forest.advance(segment, [Row(forest.slots[0], (child,))], shape)
-            forest.paths, forest.slots = [tuple(path[: segment + 1])], [0]
-        (seen,) = forest.decode(len(path) - 1, shape)
-        latents, frames = np.asarray(seen.latents)[0], np.asarray(seen.frames)[0]
-        return Video(path=tuple(path), latents=latents, frames=frames)
-
-    def _check(self, rounds: Sequence[Round], stage_prompts: Sequence[str]) -> None:
-        judged = [r for r in rounds if r.select is not None]
-        if any(r.judges not in self._judges for r in judged):
-            raise SearchConfigError("a round wants image verifiers, but the panel has none")
-        stages = 1 + max((r.stage for r in judged if r.stage is not None), default=-1)
-        if stage_prompts and stages > len(stage_prompts):
-            raise SearchConfigError(
-                f"the search judges {stages} stages by {len(stage_prompts)} stage prompts"
-            )
-
-    def _shapes(self, r: Round, p: RoundPlan) -> list[tuple[Layout, int]]:
-        """Call shape and pool capacity of each segment of a round."""
-        # At the root there is nothing yet that siblings could share.
-        first = self._layout(p.parents, r.children, share=r.segments[0] > 0)
-        then = self._layout(p.width, 1, share=False)
+    def candidates(self, num_segments: int) -> list[Node]:
+        """The judged whole videos."""
         return [
-            (first, first.capacity(p.parents, r.children)),
-            *[(then, then.capacity(p.width, 1))] * (len(r.segments) - 1),
+            node
+            for node in self.nodes
+            if node.depth == num_segments and node.value is not None and node.fidelity == "full"
         ]
 
-    def _judge(
-        self,
-        forest: Forest,
-        grown: list[Node],
-        r: Round,
-        p: RoundPlan,
-        query: dict,
-        keep_frames: bool,
-        complete: bool,
-    ) -> None:
-        """Scores the nodes of a round and marks those that stay."""
-        panel = self._judges[r.judges]
-        scores, done = [], 0
-        for seen in forest.decode(r.segments[-1], self._layout(p.width, 1, share=False)):
-            scores.append(forest.score(panel, seen, query))
-            block = grown[done : done + seen.live]
-            done += seen.live
-            for name, blocks, wanted in (
-                ("frames", seen.frames, keep_frames),
-                ("latents", seen.latents, complete),
-            ):
-                for node, value in zip(block, np.asarray(blocks), strict=False) if wanted else ():
-                    setattr(node, name, value)
-        scores = np.concatenate([np.stack(columns, 1) for columns in jax.device_get(scores)])
-        scores = scores[: len(grown)]
-        values = forest.value(panel, scores, p.width)
-        for node, row, value in zip(grown, scores, values, strict=True):
-            node.scores = dict(zip(panel.names, row.tolist(), strict=True))
-            node.value, node.kept = float(value), False
-        paths, parents = [n.path for n in grown], [n.parent for n in grown]
-        for i in r.select(values, paths, parents):
-            grown[i].kept = True
+
+def drive(
+    preset: Preset,
+    executor: Executor,
+    *,
+    seed: int = 0,
+    prompt_index: int = 0,
+    budget: Budget | None = None,
+    recorded: Sequence[Sequence[Node]] = (),
+    resumed: Callable[[], None] | None = None,
+    after_round: Callable[[Record, Sequence[Node]], None] | None = None,
+) -> Record:
+    """Runs a search to its end, or to the end of its budget.
+
+    A round that the budget does not allow is made smaller; when nothing of it fits, the best branch
+    so far is finished, for which enough is kept back all the time.
+
+    Args:
+      preset: the search.
+      executor: executes rounds.
+      seed, prompt_index: of the preset's own random choices.
+      budget: limits.
+      recorded: nodes of rounds that an earlier start has executed.
+      resumed: called when those are at an end.
+      after_round: called with the record and the nodes still held, before each further round.
+
+    Raises:
+      SearchConfigError: rounds that make no search, or a budget that no video fits.
+    """
+    outline, budget = executor.outline, budget or Budget()
+    rounds = preset(outline, np.random.default_rng([seed, prompt_index]))
+    loop = _Loop(executor, budget, Record(), list(recorded), resumed, after_round)
+    if budget.seconds and not loop.measured():
+        loop.round(_whole_video([ROOT], outline, "measured first"))
+    answer = None
+    while True:
+        try:
+            request = rounds.send(answer)
+        except StopIteration as stop:
+            loop.record.weights = stop.value
+            break
+        answer = loop.round(request)
+        if answer is None:
+            rounds.close()
+            break
+    record = loop.record
+    if not record.candidates(outline.num_segments):
+        if not record.cut:
+            raise SearchConfigError("the search ends without a judged whole video")
+        loop.round(_whole_video([loop.best_branch()], outline, "budget"), reserve=False)
+    for node in record.incumbents[-1:]:
+        node.kept = True
+    return record
+
+
+def _whole_video(parents: list[Node], outline: Outline, label: str) -> Round:
+    return Round(parents=parents, to=outline.num_segments, judges="panel", label=label)
+
+
+@dataclass
+class _Loop:
+    executor: Executor
+    budget: Budget
+    record: Record
+    recorded: list[Sequence[Node]]
+    resumed: Callable[[], None] | None
+    after_round: Callable[[Record, Sequence[Node]], None] | None
+    live: list[Node] = field(default_factory=list)
+    held: list[Node] = field(default_factory=list)
+
+    def measured(self) -> bool:
+        return bool(getattr(self.executor, "measured", True))
+
+    def round(self, request: Round, reserve: bool = True) -> list[Node] | None:
+        """Executes a round, or what fits of it; None if nothing does."""
+        record, outline = self.record, self.executor.outline
+        check(request, outline, len(record.requests))
+        known = {(n.fidelity, n.path) for n in self.live + self.held}
+        for node in [*request.parents, *request.hold]:
+            if node.path and (node.fidelity, node.path) not in known:
+                raise SearchConfigError(
+                    f"round {len(record.requests)} goes on from {paths.to_json(node.path)}, "
+                    "which no longer exists"
+                )
+        done = len(record.requests) < len(self.recorded)
+        if not done:
+            request = self._affordable(request, reserve)
+            if request is None:
+                record.cut = True
+                return None
+        held = [n for n in {id(n): n for n in [*request.parents, *request.hold]}.values() if n.path]
+        for node in held:
+            node.kept = True
+        if done:
+            nodes = list(self.recorded[len(record.requests)])
+            record.cut |= len(nodes) < len(children(request))
+        else:
+            self.executor.forget_all_but(held)
+            if self.resumed and self.recorded and len(record.requests) == len(self.recorded):
+                self.resumed()
+            elif self.after_round and record.requests:
+                self.after_round(record, held)
+            number = len(record.requests)
+            nodes = [
+                Node(path, parent, number, fidelity=request.fidelity)
+                for path, parent in children(request).items()
+            ]
+            self.executor.execute(request, nodes)
+            self.executor.forget_all_but([*nodes, *request.hold])
+        record.requests.append(request)
+        record.nodes += nodes
+        self.live, self.held = nodes, list(request.hold)
+        self._crown(nodes)
+        return nodes
+
+    def best_branch(self) -> Node:
+        """What to finish when the budget is at its end."""
+        full = [node for node in self.live + self.held if node.fidelity == "full"]
+        return min(full, key=lambda n: (-_comparable(n.value), paths.order(n.path)), default=ROOT)
+
+    def _affordable(self, request: Round, reserve: bool) -> Round | None:
+        if not self.budget:
+            return request
+        spent, last = self.executor.spent(), self.executor.outline.num_segments
+
+        def fits(part: Round) -> bool:
+            cost = replace(spent)
+            cost += self.executor.price(part)
+            if reserve and not self._finishes(part):
+                start = [Node((0,) * part.to, (), 0)] if part.fidelity == "full" else [ROOT]
+                if part.to < last or part.fidelity != "full":
+                    cost += self.executor.price(_whole_video(start, self.executor.outline, ""))
+            return self.budget.allows(cost)
+
+        part = largest_part(request, fits)
+        if part is not request:
+            self.record.cut = True
+        if part is None and not self.record.requests:
+            cost = self.executor.price(_whole_video([ROOT], self.executor.outline, ""))
+            raise SearchConfigError(
+                f"the budget is too small for one video: {self.budget.describe(cost)}"
+            )
+        return part
+
+    def _finishes(self, part: Round) -> bool:
+        last = self.executor.outline.num_segments
+        whole = part.to == last and part.judges is not None and part.fidelity == "full"
+        return whole or bool(self.record.candidates(last))
+
+    def _crown(self, nodes: Sequence[Node]) -> None:
+        """Lets the best of some new videos challenge the incumbent."""
+        record = self.record
+        candidates = record.candidates(self.executor.outline.num_segments)
+        if not any(node in candidates for node in nodes):
+            return
+        values = self.executor.values(candidates)
+        ranked = sorted(
+            range(len(candidates)),
+            key=lambda i: (-_comparable(values[i]), paths.order(candidates[i].path)),
+        )
+        best = candidates[ranked[0]]
+        if record.incumbents:
+            incumbent = record.incumbents[-1]
+            now = values[next(i for i, n in enumerate(candidates) if n is incumbent)]
+            if not _comparable(values[ranked[0]]) > _comparable(now):
+                best = incumbent
+        if not record.incumbents or best is not record.incumbents[-1]:
+            record.incumbents.append(best)
+
+
+def _comparable(value: float | None) -> float:
+    return -np.inf if value is None or np.isnan(value) else float(value)

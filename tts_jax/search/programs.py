@@ -9,12 +9,15 @@ import jax
 from tts_jax.search.flops import jaxpr_flops
 from tts_jax.search.ledger import Cost
 
+# What a call may take above the slowest seen so far.
+MARGIN = 1.25
+
 
 class Programs:
     """A cache of executables that knows what each costs."""
 
     def __init__(self):
-        self._built = {}
+        self._traced, self._built, self._slowest = {}, {}, {}
 
     def __len__(self) -> int:
         """Executables built so far."""
@@ -48,26 +51,81 @@ class Programs:
         Returns:
           The function's result, ready.
         """
-        shapes = tuple((x.shape, x.dtype) for x in jax.tree.leaves(args))
-        if (key, shapes) not in self._built:
+        name = key, _shapes(args)
+        if name not in self._built:
             start = time.perf_counter()
-            function = jax.jit(build(), donate_argnums=donate, out_shardings=out)
-            traced = function.trace(*args)
-            self._built[key, shapes] = traced.lower().compile(), jaxpr_flops(traced.jaxpr)
+            traced, _ = self._trace(name, build, args, donate, out)
+            self._built[name] = traced.lower().compile()
             cost.compilations += 1
             cost.compile_seconds += time.perf_counter() - start
-        program, flops = self._built[key, shapes]
+        _, flops = self._traced[name]
         start = time.perf_counter()
-        result = jax.block_until_ready(program(*args))
-        wasted = flops * dead // max(live + dead, 1)
-        cost += Cost(
-            launches=1,
-            calls=live,
-            nfe=live * nfe,
-            flops=flops - wasted,
-            padding=dead,
-            padding_nfe=dead * nfe,
-            padding_flops=wasted,
-            seconds=time.perf_counter() - start,
-        )
+        result = jax.block_until_ready(self._built[name](*args))
+        seconds = time.perf_counter() - start
+        self._slowest[name] = max(seconds, self._slowest.get(name, 0.0))
+        cost += _work(live, dead, nfe, flops, seconds)
         return result
+
+    def price(
+        self,
+        cost: Cost,
+        key: Hashable,
+        build: Callable[[], Callable],
+        *args: Any,
+        live: int = 0,
+        dead: int = 0,
+        nfe: int = 0,
+        donate: tuple[int, ...] = (),
+        out: jax.sharding.Sharding | None = None,
+    ) -> Any:
+        """Charges what a call would take, and computes nothing.
+
+        Seconds are the slowest call so far with a margin; of a program that has not run, they
+        follow from its operations at the slowest rate seen.
+
+        Args: as those of a call; arrays may be `jax.ShapeDtypeStruct`s.
+
+        Returns:
+          Shapes and dtypes of the result.
+        """
+        name = key, _shapes(args)
+        traced, flops = self._trace(name, build, args, donate, out)
+        if name in self._slowest:
+            seconds = self._slowest[name]
+        else:
+            seconds = flops * max(
+                (s / self._traced[n][1] for n, s in self._slowest.items() if self._traced[n][1]),
+                default=0.0,
+            )
+        cost += _work(live, dead, nfe, flops, seconds * MARGIN)
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), traced.out_info)
+
+    @property
+    def measured(self) -> bool:
+        """Whether any program with operations has run."""
+        return any(self._traced[name][1] for name in self._slowest)
+
+    def _trace(self, name, build, args, donate, out):
+        if name not in self._traced:
+            function = jax.jit(build(), donate_argnums=donate, out_shardings=out)
+            traced = function.trace(*args)
+            self._traced[name] = traced, jaxpr_flops(traced.jaxpr)
+        return self._traced[name]
+
+
+def _shapes(args: Any) -> tuple:
+    return tuple((x.shape, x.dtype) for x in jax.tree.leaves(args))
+
+
+def _work(live: int, dead: int, nfe: int, flops: int, seconds: float) -> Cost:
+    wasted = flops * dead // max(live + dead, 1)
+    return Cost(
+        launches=1,
+        calls=live,
+        nfe=live * nfe,
+        flops=flops - wasted,
+        padding=dead,
+        padding_nfe=dead * nfe,
+        padding_flops=wasted,
+        seconds=seconds,
+    )

@@ -1,0 +1,519 @@
+"""Searches on devices: models on a mesh, and a forest of branches for each prompt.
+
+W branches  V verifiers  T frames  H W frame size.
+"""
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from tts_jax.generators.protocol import Generator, Params
+from tts_jax.parallel import BRANCH, branch_mesh, replicate
+from tts_jax.search import expansion, paths
+from tts_jax.search.budget import Budget, total
+from tts_jax.search.expansion import Layout
+from tts_jax.search.forest import (
+    Forest,
+    Name,
+    PricedForest,
+    SearchFault,
+    reraise_unless_out_of_memory,
+)
+from tts_jax.search.growth import children, growths
+from tts_jax.search.ledger import Cost, Ledger
+from tts_jax.search.loop import Record, drive
+from tts_jax.search.paths import Path
+from tts_jax.search.plan import Plan, bounds, plan
+from tts_jax.search.presets import Preset
+from tts_jax.search.programs import Programs
+from tts_jax.search.rounds import Outline, Round, SearchConfigError
+from tts_jax.search.tree import Node
+from tts_jax.verifiers.panel import Panel
+
+Progress = Callable[[int, int], None]
+
+# Links that a chain of keys has room for; a search takes the first that suffices.
+ROOMS = (0, 15, 63)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Video:
+    """One complete branch.
+
+    Attributes:
+      path: its steps.
+      latents: its estimate.
+      frames: [T, H, W, 3] float32 in [0, 1].
+    """
+
+    path: Path
+    latents: np.ndarray
+    frames: np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchResult:
+    """What a search found and what it took.
+
+    Attributes:
+      best: the winner.
+      nodes: every branch at the end of every round, by round and path.
+      requests: the rounds as they were executed.
+      candidates: the complete videos among the nodes, with frames and latents.
+      incumbents: the best video so far, each time it changed.
+      weights: log-weights of complete videos, if the preset has any.
+      cut: whether the budget ended the search or made a round smaller.
+      ledger: the cost of this search.
+    """
+
+    best: Video
+    nodes: tuple[Node, ...]
+    requests: tuple[Round, ...]
+    candidates: tuple[Node, ...]
+    incumbents: tuple[Node, ...]
+    weights: dict[Path, float] | None
+    cut: bool
+    ledger: Ledger
+
+    def to_json(self) -> dict:
+        """The tree with its costs; equal for equal seeds, so that it holds no times."""
+        return {
+            "best": paths.to_json(self.best.path),
+            "rounds": [
+                {
+                    "to": r.to,
+                    "parents": len(r.parents),
+                    "judges": r.judges,
+                    "stage": r.stage,
+                    "label": r.label,
+                }
+                for r in self.requests
+            ],
+            "nodes": [node.to_json() for node in self.nodes],
+            "incumbents": [
+                {"round": node.round, "path": paths.to_json(node.path)} for node in self.incumbents
+            ],
+            "cut": self.cut,
+            "cost": self.ledger.to_json(repeatable=True),
+        }
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A search between two rounds.
+
+    Attributes:
+      rounds: the nodes of each executed round, whole videos with frames and latents.
+      states: every held branch with its keys.
+      ledger: the cost so far.
+    """
+
+    rounds: list[list[Node]]
+    states: dict[Name, Any]
+    ledger: Ledger
+
+
+class Store(Protocol):
+    """Where a search is kept between rounds."""
+
+    def load(self) -> Saved | None:
+        """What was saved last; None if nothing was."""
+        ...
+
+    def save(self, saved: Saved) -> None:
+        """Keeps this instead of what was saved before, atomically."""
+        ...
+
+
+class Search:
+    """A generator and a panel on a mesh, ready to search for many prompts.
+
+    A branch depends on (seed, prompt index, path) alone: key(child) = fold_in(key(parent), index).
+    In exact mode its bits do too, whatever the search and the mesh; else rounding depends on the
+    batch, siblings are computed together, and what depends on their parent alone is computed once.
+
+    Attributes:
+      programs: the executables, shared by all prompts.
+      outline: of the generator.
+    """
+
+    def __init__(
+        self,
+        generator: Generator,
+        params: Params,
+        panel: Panel,
+        verifier_params: dict[str, dict],
+        *,
+        mesh: Mesh | None = None,
+        micro_batch: int = 0,
+        exact: bool | None = None,
+    ):
+        """Copies the parameters to the devices.
+
+        Args:
+          generator: makes the videos.
+          params: its parameters.
+          panel: judges them.
+          verifier_params: verifier name to parameters.
+          mesh: has the axis `branch`; all devices if None.
+          micro_batch: the most branches a device works on at once; 0 for any number. It is halved
+            when a batch does not fit in a device's memory.
+          exact: each device works on one branch at a time, which is slower; None: on CPU alone.
+
+        Raises:
+          SearchConfigError: a negative micro-batch.
+        """
+        if micro_batch < 0:
+            raise SearchConfigError(f"micro_batch is {micro_batch}, but it counts branches")
+        self.mesh = branch_mesh() if mesh is None else mesh
+        if exact is None:
+            exact = self.mesh.devices.flat[0].platform == "cpu"
+        self.generators = {"full": generator}
+        if draft := getattr(generator, "draft", lambda: None)():
+            self.generators["draft"] = draft
+        self.outline = outline_of(generator)
+        self.panel = panel
+        self.params = replicate(params, self.mesh)
+        self.verifier_params = replicate(
+            {v.name: verifier_params[v.name] for v in panel.verifiers}, self.mesh
+        )
+        self.programs = Programs()
+        self.judges = {"panel": panel}
+        image = [
+            (verifier, weight)
+            for verifier, weight in zip(panel.verifiers, panel.weights, strict=True)
+            if verifier.needs == "image" and verifier.name not in panel.held_out
+        ]
+        if image:
+            names = [verifier.name for verifier, _ in image]
+            floors = {name: floor for name, floor in panel.guards.items() if name in names}
+            self.judges["image"] = Panel(*zip(*image, strict=True), panel.aggregation, floors)
+        self._micro_batch, self._exact = micro_batch, exact
+
+    @property
+    def generator(self) -> Generator:
+        """Makes the videos."""
+        return self.generators["full"]
+
+    def layout(self, parents: int, children: int, *, share: bool) -> Layout:
+        """The shape of the calls for some branches; see `expansion.layout`."""
+        return expansion.layout(
+            parents,
+            children,
+            devices=self.mesh.shape[BRANCH],
+            micro_batch=self._micro_batch,
+            exact=self._exact,
+            share=share,
+        )
+
+    def without_memory_for(self, branches: int) -> None:
+        """Takes half as many branches at once from now on.
+
+        Args:
+          branches: on one device, for which its memory was too small.
+
+        Raises:
+          SearchFault: it was one branch.
+        """
+        if branches <= 1:
+            raise SearchFault("one branch alone does not fit in the memory of a device")
+        self._micro_batch = branches // 2
+        warnings.warn(
+            f"{branches} branches do not fit in the memory of a device; going on with "
+            f"{self._micro_batch} at once (micro_batch={self._micro_batch} from the start is "
+            "faster)",
+            stacklevel=2,
+        )
+
+    def plan(
+        self, prompt: str, preset: Preset, budget: Budget | None = None, **options: Any
+    ) -> Plan:
+        """What a search takes on these models, operations included; no video is made.
+
+        Args:
+          prompt: the text.
+          preset: the search.
+          budget: limits.
+          options: those of `tts_jax.search.plan.plan`.
+        """
+        run = _Run(self, prompt, preset, budget)
+        run.begin(())
+        return plan(preset, self.outline, budget=budget, price=run.price, **options)
+
+    def run(
+        self,
+        prompt: str,
+        preset: Preset,
+        *,
+        seed: int = 0,
+        prompt_index: int = 0,
+        stage_prompts: Sequence[str] = (),
+        budget: Budget | None = None,
+        keep_frames: bool = True,
+        store: Store | None = None,
+        progress: Progress | None = None,
+    ) -> SearchResult:
+        """Searches for one prompt.
+
+        Args:
+          prompt: the text.
+          preset: the search.
+          seed: of everything random.
+          prompt_index: the prompt's place among those of the run.
+          stage_prompts: what rounds with a stage judge by; the whole prompt if there are none.
+          budget: limits.
+          keep_frames: whether the nodes of incomplete videos hold the frames they were judged by.
+          store: keeps the search between rounds, and holds what an earlier start has done.
+          progress: called with the denoiser calls made and planned, whenever some were made.
+
+        Raises:
+          SearchConfigError: rounds that fit neither the generator nor the panel nor the stages, or
+            a budget that no video fits.
+          SearchFault: a model fails, or makes no video that can be judged.
+          ValueError: a prompt that a model cannot take.
+        """
+        options = dict(seed=seed, prompt_index=prompt_index)
+        run = _Run(self, prompt, preset, budget, **options)
+        run.begin(stage_prompts, keep_frames, progress)
+        saved = store and store.load()
+
+        def resumed():
+            run.forest.restore(saved.states)
+            run.ledger = saved.ledger
+
+        def after_round(record: Record, held: Sequence[Node]):
+            done: list[list[Node]] = [[] for _ in record.requests]
+            for node in record.nodes:
+                done[node.round].append(node)
+            store.save(Saved(done, run.forest.states(), run.ledger))
+
+        record = drive(
+            preset,
+            run,
+            budget=budget,
+            recorded=saved.rounds if saved else (),
+            resumed=resumed if saved else None,
+            after_round=after_round if store else None,
+            **options,
+        )
+        winner = record.incumbents[-1]
+        if not any(np.isfinite(list(winner.scores.values()))):
+            raise SearchFault(
+                f"none of the {len(record.candidates(self.outline.num_segments))} videos of "
+                f"prompt {prompt_index} could be judged: every score is NaN or infinite"
+            )
+        return SearchResult(
+            best=Video(path=winner.path, latents=winner.latents, frames=winner.frames),
+            nodes=tuple(record.nodes),
+            requests=tuple(record.requests),
+            candidates=tuple(record.candidates(self.outline.num_segments)),
+            incumbents=tuple(record.incumbents),
+            weights=record.weights,
+            cut=record.cut,
+            ledger=run.ledger,
+        )
+
+    def replay(self, prompt: str, path: Path, *, seed: int = 0, prompt_index: int = 0) -> Video:
+        """Makes one video again from its path, alone.
+
+        Raises:
+          SearchConfigError: the path's length is not that of a video.
+        """
+        if paths.depth(path) != self.outline.num_segments:
+            raise SearchConfigError(
+                f"path {paths.to_json(path)} is not one of {self.outline.num_segments} segments"
+            )
+        room = next(room for room in ROOMS if room >= paths.links(path))
+        forest = Forest(self, prompt, seed, prompt_index, room)
+        for step in growths({tuple(path): ()}):
+            forest.grow("full", step, (1, 1))
+        seen = forest.look("full", [tuple(path)], "committed", 1)
+        latents, frames = np.asarray(seen.latents)[0], np.asarray(seen.frames)[0]
+        return Video(path=tuple(path), latents=latents, frames=frames)
+
+
+def outline_of(generator: Generator) -> Outline:
+    """What presets may know of a generator."""
+    segments = range(generator.num_segments)
+    draft = getattr(generator, "draft", lambda: None)()
+    return Outline(
+        units=tuple(getattr(generator, "units", (1,) * len(segments))),
+        nfe=tuple(generator.nfe(segment) for segment in segments),
+        stochastic=getattr(generator, "stochastic", False),
+        renoises=getattr(generator, "renoises", False),
+        look_ahead=generator.estimate_nfe if getattr(generator, "looks_ahead", False) else None,
+        draft_nfe=draft and tuple(draft.nfe(segment) for segment in segments),
+    )
+
+
+class _Run:
+    """Executes the rounds of one search on the devices; see `loop.Executor`."""
+
+    def __init__(
+        self,
+        models: Search,
+        prompt: str,
+        preset: Preset,
+        budget: Budget | None,
+        **options: int,
+    ):
+        self.models, self.outline = models, models.outline
+        limit = {"budget": Budget(nfe=budget.nfe)} if budget and budget.nfe else {}
+        self._most = bounds(preset, self.outline, **limit, **options)
+        links = max(r.links for r in self._most)
+        room = next((room for room in ROOMS if room >= links), None)
+        if room is None:
+            raise SearchConfigError(
+                f"the search makes {links} neighbours of neighbours, but {ROOMS[-1]} is the most"
+            )
+        self.forest = Forest(models, prompt, room=room, **options)
+        self._queries: list[dict] = []
+        self._done = self._stages = 0
+
+    def begin(
+        self,
+        stage_prompts: Sequence[str],
+        keep_frames: bool = False,
+        progress: Progress | None = None,
+    ) -> None:
+        """Encodes the prompts."""
+        self._queries = self.forest.prepare([self.forest.prompt, *stage_prompts])
+        self._stages, self._keep_frames, self._progress = len(stage_prompts), keep_frames, progress
+        self._priced = PricedForest(self.forest)
+
+    @property
+    def ledger(self) -> Ledger:
+        return self.forest.ledger
+
+    @ledger.setter
+    def ledger(self, ledger: Ledger) -> None:
+        self.forest.ledger = ledger
+
+    @property
+    def measured(self) -> bool:
+        return self.models.programs.measured
+
+    def spent(self) -> Cost:
+        return total(self.ledger)
+
+    def price(self, request: Round) -> Cost:
+        forest, made = self._priced, children(request)
+        forest.ledger = Ledger()
+        forest.assume(request.fidelity, [parent.path for parent in request.parents])
+        self._grow(forest, request, self._bound(request))
+        if request.judges:
+            width = self._bound(request)[2]
+            panel = self.models.judges[self._judges(request)]
+            for _, seen in self._blocks(forest, request, list(made), width):
+                asked, last = self._asked(panel, request), request.judges == "image"
+                forest.score(asked, seen, self._queries[0], last)
+        return total(forest.ledger)
+
+    def execute(self, request: Round, nodes: Sequence[Node]) -> None:
+        self._check(request)
+        bound = self._bound(request)
+        self._grow(self.forest, request, bound)
+        if request.judges:
+            self._judge(request, nodes, bound[2])
+        self._done += 1
+
+    def forget_all_but(self, nodes: Sequence[Node]) -> None:
+        self.forest.keep([Name(node.fidelity, node.path) for node in nodes])
+
+    def values(self, nodes: Sequence[Node]) -> np.ndarray:
+        panel = self.models.panel
+        scores = np.array([[node.scores[name] for name in panel.names] for node in nodes])
+        return self.forest.value(panel, scores, len(nodes), None)
+
+    def _bound(self, request: Round) -> tuple[int, int, int]:
+        """The most parents, children of one, and branches that this round can have."""
+        made = children(request)
+        siblings = [list(made.values()).count(parent) for parent in set(made.values())]
+        here = len(request.parents), max(siblings), len(made)
+        if self._done < len(self._most):
+            planned = self._most[self._done]
+            most = planned.parents, planned.children, planned.width
+            return tuple(max(pair) for pair in zip(here, most, strict=True))
+        return here
+
+    def _grow(self, forest: Forest, request: Round, bound: tuple[int, int, int]) -> None:
+        report = None
+        if self._progress and forest is self.forest:
+            planned = sum(r.cost.nfe for r in self._most)
+
+            def report():
+                self._progress(min(self.spent().nfe, planned), planned)
+
+        steps = list(growths(children(request)))
+        last_use = {path: number for number, step in enumerate(steps) for path in step.parents}
+        held = {node.path for node in request.hold if node.fidelity == request.fidelity}
+        for number, step in enumerate(steps):
+            most = bound[:2] if number == 0 else (bound[2], 1)
+            forest.grow(request.fidelity, step, most, report)
+            done = [path for path in step.parents if last_use[path] == number and path not in held]
+            forest.drop(request.fidelity, done)
+
+    def _blocks(self, forest: Forest, request: Round, made: Sequence[Path], width: int):
+        """What can be seen of a round's branches, and which: pairs of a slice and `Seen`."""
+        start = 0
+        while start < len(made):
+            rows = self.models.layout(width, 1, share=False).rows
+            part = slice(start, start + rows)
+            try:
+                seen = forest.look(request.fidelity, made[part], request.estimate, rows)
+            except jax.errors.JaxRuntimeError as error:
+                reraise_unless_out_of_memory(error)
+                self.models.without_memory_for(rows // self.models.mesh.shape[BRANCH])
+                continue
+            yield part, seen
+            start += rows
+
+    def _judges(self, request: Round) -> str:
+        if request.judges not in self.models.judges:
+            raise SearchConfigError("a round wants image verifiers, but the panel has none")
+        return request.judges
+
+    def _check(self, request: Round) -> None:
+        if request.judges:
+            self._judges(request)
+        if self._stages and request.stage is not None and request.stage >= self._stages:
+            raise SearchConfigError(
+                f"the search judges {request.stage + 1} stages by {self._stages} stage prompts"
+            )
+
+    def _asked(self, panel: Panel, request: Round) -> list:
+        """Held-out verifiers are asked about whole videos only."""
+        whole = request.to == self.outline.num_segments and request.fidelity == "full"
+        return [v for v in panel.verifiers if whole or v.name not in panel.held_out]
+
+    def _judge(self, request: Round, nodes: Sequence[Node], width: int) -> None:
+        """Scores the nodes of a round."""
+        panel = self.models.judges[request.judges]
+        asked = self._asked(panel, request)
+        stage = 0 if request.stage is None or not self._stages else request.stage + 1
+        complete = request.to == self.outline.num_segments and request.fidelity == "full"
+        scores = np.full((len(nodes), len(panel.names)), np.nan, np.float32)
+        columns = [panel.names.index(verifier.name) for verifier in asked]
+        for part, seen in self._blocks(self.forest, request, [n.path for n in nodes], width):
+            found = self.forest.score(asked, seen, self._queries[stage], request.judges == "image")
+            block = nodes[part]
+            rows = np.stack(jax.device_get(found), 1)[: len(block)]
+            sound = np.asarray(seen.sound)[: len(block)]
+            scores[part, columns] = np.where(sound[:, None], rows, np.nan)
+            for name, blocks, wanted in (
+                ("frames", seen.frames, complete or self._keep_frames),
+                ("latents", seen.latents, complete),
+            ):
+                for node, value in zip(block, np.asarray(blocks), strict=False) if wanted else ():
+                    setattr(node, name, value)
+        values = self.forest.value(panel, scores, width, request.aggregation)
+        for node, row, value in zip(nodes, scores, values, strict=True):
+            node.scores = {
+                verifier.name: float(row[i]) for i, verifier in zip(columns, asked, strict=True)
+            }
+            node.value = float(value)
