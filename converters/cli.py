@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 from absl import flags
 
-from converters.core import ConversionError
+from converters.sources import ConversionError
 
 EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2

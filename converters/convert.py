@@ -1,41 +1,53 @@
 """Converts a published checkpoint into one of ours.
 
-python -m converters.convert --model=pyramid_flow_vae --src=DIR --dst=DIR [--dry_run]
+python -m converters.convert --model=NAME --src=DIR --dst=DIR [--dtype=bfloat16] [--dry_run]
 
-DIR of --src holds the published `config.json` and weights, safetensors or torch; it may also be
-the path of the weights, when several lie in one folder. The folder --dst gets the part's
-safetensors file, and its sizes go into the folder's `config.json` beside those of other parts, so
-that the parts of one generator are converted into one folder.
+DIR of --src is the published directory in the layout of diffusers or transformers: a folder with
+`config.json` and weights for every component of the model, safetensors or torch, in one file or in
+shards. Of a model with one component it may be that folder itself, or the path of its weights.
 
-With --dry_run the table is checked against names and shapes alone and nothing is written; --src may
-then also be a JSON file of names and shapes of the published checkpoint.
+The folder --dst, which must not exist yet, gets the parameters as one orbax checkpoint, a
+`config.json`, and copies of the tokenizers; generators and verifiers take it as their `checkpoint`.
+It has another name until it is whole. Tensors pass one at a time: in memory are the parameter that
+is being put together, those that wait to be written, an eighth of a component, and a copy of either
+while it is written.
+
+With --dry_run everything is checked against names, shapes and types and nothing is written; --src
+may then also be a JSON file of names and shapes of a published component.
 """
 
-import dataclasses
-import json
+import shutil
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import ml_dtypes
 import numpy as np
 from absl import flags
+from rich.console import Console
 
 from converters import cli
-from converters.core import ConversionError, check, convert, read_tensors
+from converters.components import Opened, open_component
+from converters.core import check, stream
 from converters.registry import MODELS, Model
-from tts_jax.checkpoints import save_safetensors
+from converters.sources import ConversionError, read_json, refuse
+from converters.writer import Writer, nbytes
+from tts_jax.checkpoints import flatten
+from tts_jax.report.progress import Bar
 
 DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.float16}
+_COPIED = (".json", ".txt", ".model")
 
 
 def define(values: flags.FlagValues) -> None:
     """Adds this program's flags."""
     flags.DEFINE_enum("model", None, list(MODELS), "what to convert", flag_values=values)
     flags.DEFINE_string("src", None, "the published checkpoint", flag_values=values)
-    flags.DEFINE_string("dst", None, "folder to write to", flag_values=values)
+    flags.DEFINE_string("dst", None, "folder to write", flag_values=values)
     flags.DEFINE_enum("dtype", "float32", list(DTYPES), "storage type", flag_values=values)
-    flags.DEFINE_bool("dry_run", False, "check the table, write nothing", flag_values=values)
+    flags.DEFINE_bool("dry_run", False, "check everything, write nothing", flag_values=values)
     flags.mark_flags_as_required(["model", "src"], flag_values=values)
 
 
@@ -45,72 +57,134 @@ def main(values: flags.FlagValues) -> int:
     if not values.dry_run and values.dst is None:
         raise ConversionError("--dst is missing: name a folder, or give --dry_run")
     if values.dry_run and source.suffix == ".json":
-        config, tensors = model.published(), None
-        shapes = read_json(source)
-    else:
-        config = read_config(model, source.parent if source.is_file() else source)
-        tensors = read_tensors(source)
-        shapes = {name: tensor.shape for name, tensor in tensors.items()}
-    _, like = model.abstract(config)
-    steps = check(shapes, like, model.table(config), model.ignored)
-    count = sum(int(np.prod(shapes[step.source])) for step in steps)
-    print(f"{values.model}: {len(steps)} tensors, {count:,} parameters, all accounted for")
-    if not values.dry_run:
-        target = Path(values.dst)
-        params = convert(
-            tensors, like, model.table(config), model.ignored, dtype=DTYPES[values.dtype]
-        )
-        write(target, model, config, params, DTYPES[values.dtype])
-        print(f"wrote {target / model.part}.safetensors")
+        _check_manifest(values.model, model, source)
+        return 0
+    dtype = DTYPES[values.dtype]
+    opened, entries, copies = open_model(model, source)
+    for part, found in opened.items():
+        print(_summary(part, found))
+    if values.dry_run:
+        return 0
+    entries["converted"] = {
+        "model": values.model,
+        "dtype": values.dtype,
+        "sources": {part: found.fields for part, found in opened.items()},
+    }
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    _convert(Path(values.dst), opened, entries, copies, dtype)
+    print(f"wrote {values.dst}")
     return 0
 
 
-def read_config(model: Model, folder: Path):
-    """The config beside published weights.
+def open_model(
+    model: Model, source: Path
+) -> tuple[dict[str, Opened], dict, list[tuple[Path, str]]]:
+    """Reads all there is to know of a published model before any tensor is read.
+
+    Args:
+      model: what it should be.
+      source: its directory, or the weights of its only component.
+
+    Returns:
+      Its components by part, our `config.json`, and files to copy with their places.
 
     Raises:
-      ConversionError: no such file, no such field, or settings that our model does not have.
+      ConversionError: something does not fit; everything that does not is in the one message.
     """
-    path = folder / "config.json"
+    if not source.exists():
+        raise ConversionError(f"{source} does not exist")
+    opened, faults = {}, []
+    for name, part in model.parts.items():
+        folder = source / part.folder if source.is_dir() else source.parent
+        if not folder.is_dir():
+            faults.append(f"{source} has no folder {part.folder}")
+            continue
+        weights = folder if source.is_dir() else source
+        opened[name] = open_component(model.component(name), folder / "config.json", weights)
+        prefix = f"{part.folder}: " if part.folder else ""
+        faults += [prefix + fault for fault in opened[name].faults]
+    settings = {}
+    for name, place in model.settings.items():
+        try:
+            settings[name] = read_json(source / place)
+        except ConversionError as error:
+            faults.append(str(error))
+    copies = []
+    for place in model.copies:
+        files = sorted(f for f in (source / place).glob("*") if f.suffix in _COPIED)
+        if not files:
+            faults.append(f"{source} has no folder {place} with the files of a tokenizer")
+        copies += [(file, f"{place}/{file.name}") for file in files]
+    entries = {}
+    if not faults:
+        try:
+            entries = model.entries({n: found.config for n, found in opened.items()}, settings)
+        except KeyError as error:
+            faults.append(f"{', '.join(model.settings.values())}: field {error} is missing")
+        except (ValueError, TypeError) as error:
+            faults.append(str(error))
+    refuse(faults)
+    return opened, entries, copies
+
+
+def _convert(
+    target: Path,
+    opened: Mapping[str, Opened],
+    entries: dict,
+    copies: Sequence[tuple[Path, str]],
+    dtype,
+) -> None:
+    sizes = [nbytes(found.like, dtype) for found in opened.values()]
+    with Writer(target, max(sizes)) as writer:
+        _check_room(target, sum(sizes))
+        writer.copy(copies)
+        done = 0
+        with Bar(Console(), sum(sizes)) as bar:
+            for part, name, array in _parameters(opened, dtype):
+                writer.add(part, name, array)
+                done += array.nbytes
+                del array  # the writer may let go of it before the next one is made
+                bar.update(done, part)
+        writer.finish(entries)
+
+
+def _parameters(opened: Mapping[str, Opened], dtype) -> Iterator[tuple[str, str, np.ndarray]]:
+    for part, found in opened.items():
+        for name, array in stream(found.tensors, found.like, found.steps, dtype=dtype):
+            yield part, name, array
+
+
+def _check_room(target: Path, wanted: int) -> None:
+    free = shutil.disk_usage(target.absolute().parent).free
+    if free < wanted:
+        raise ConversionError(
+            f"{target} needs {wanted / 1e9:.1f} GB, its disk has {free / 1e9:.1f} GB free"
+        )
+
+
+def _check_manifest(name: str, model: Model, path: Path) -> None:
+    if len(model.parts) > 1:
+        raise ConversionError(f"{name} has several components: give its directory")
+    (part,) = model.parts
+    component = model.component(part)
+    config = component.published()
+    _, like = component.abstract(config)
+    shapes = read_json(path)
     try:
-        return model.read(read_json(path))
-    except KeyError as error:
-        raise ConversionError(f"{path} has no field {error}") from error
-    except ConversionError:
-        raise
-    except ValueError as error:
-        raise ConversionError(f"{path}: {error}") from error
+        check(shapes, like, component.table(config), component.ignored)
+    except TypeError as error:
+        raise ConversionError(f"{path} holds other things than shapes: {error}") from error
+    print(_describe(part, shapes, like))
 
 
-def read_json(path: Path) -> dict:
-    """A parsed JSON file.
-
-    Raises:
-      ConversionError: it cannot be read.
-    """
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise ConversionError(f"{path} cannot be read: {error}") from error
+def _summary(part: str, found: Opened) -> str:
+    return _describe(part, found.tensors, found.like)
 
 
-def write(folder: Path, model: Model, config, params: dict, dtype) -> None:
-    """Writes one part of a generator; both files appear by atomic rename, the weights first.
-
-    Raises:
-      ConversionError: the folder holds another generator.
-    """
-    path = folder / "config.json"
-    entries = read_json(path) if path.is_file() else {}
-    generator = entries.setdefault("generator", {"name": model.generator})
-    if generator.get("name") != model.generator:
-        raise ConversionError(f"{path} is of generator {generator.get('name')!r}")
-    generator[model.part] = dataclasses.asdict(config)
-    folder.mkdir(parents=True, exist_ok=True)
-    save_safetensors(folder / f"{model.part}.safetensors", params, dtype)
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_text(json.dumps(entries, indent=2) + "\n")
-    temporary.replace(path)
+def _describe(part: str, tensors: Mapping, like: dict) -> str:
+    count = sum(int(np.prod(leaf.shape)) for leaf in flatten(like).values())
+    return f"{part}: {len(tensors)} tensors, {count:,} parameters, all accounted for"
 
 
 def program(argv: Sequence[str] | None = None) -> int:

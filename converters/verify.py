@@ -1,110 +1,137 @@
-"""Checks converted models against golden folders and prints the largest errors.
+"""Runs our ports on recorded inputs and prints how far they are from the recorded outputs.
 
-python -m converters.verify --golden=DIR
+python -m converters.verify --golden=DIR [--checkpoint=DIR] [--rtol=0.02]
 
-DIR is a golden folder (`config.json`, `weights.safetensors` under published names, and
-`io.safetensors` with the inputs and outputs of the original) or a folder of such folders, of which
-those named like a model are taken. Everything runs in float32. Exits with 1 when a model errs by
-more than its tolerance.
+DIR of --golden is a golden folder (`config.json`, `weights.safetensors` under published names, and
+`io.safetensors` with the inputs and outputs of the original), or a folder of such folders, of which
+those named like a case are taken. With --checkpoint the weights are those of a converted
+checkpoint instead, and the golden folder needs `io.safetensors` only.
+
+Activations are float32. The relative error of an output is its largest difference over its largest
+value. Exits with 1 when a difference is beyond the tolerance of its case, or, with --rtol, when a
+relative error is beyond that. How to record a golden folder: docs/recording_golden.md.
 """
 
-import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import flags
 from flax import nnx
-from jax import Array
 
 from converters import cli
-from converters.convert import read_config
-from converters.core import ConversionError, convert, read_tensors
-from converters.registry import MODELS
-from tts_jax.generators.pyramid_flow.vae import CausalVideoVAE
+from converters.cases import CASES, Case, Output
+from converters.components import interpret, open_component
+from converters.core import stream
+from converters.registry import COMPONENTS, MODELS
+from converters.sources import ConversionError, read_json, read_tensors, refuse
+from tts_jax.checkpoints import ORBAX, CheckpointError, load_orbax, unflatten
 
 
-class Case(NamedTuple):
-    """One output of a model beside the original's, and the largest difference allowed."""
-
-    name: str
-    found: np.ndarray
-    wanted: np.ndarray
-    tolerance: float
-
-
-Run = Callable[..., Array]  # (function of the module and inputs, inputs) -> its compiled result
-
-
-def vae_cases(run: Run, tensors: Mapping[str, np.ndarray]) -> Iterator[Case]:
-    """Whole clips through the encoder and the decoder of the Pyramid-Flow VAE."""
-    for name in tensors:
-        if call := re.fullmatch(r"(enc|dec)_t\d+\.in", name):
-            encodes = call[1] == "enc"
-            output = name.replace(".in", ".moments" if encodes else ".out")
-            function = CausalVideoVAE.encode if encodes else CausalVideoVAE.decode
-            found = run(function, channels_last(tensors[name]))
-            yield Case(output, found, channels_last(tensors[output]), 1e-5)
-
-
-CASES: dict[str, Callable[[Run, Mapping[str, np.ndarray]], Iterator[Case]]] = {
-    "pyramid_flow_vae": vae_cases,
-}
-
-
-def channels_last(x: np.ndarray) -> np.ndarray:
-    """[B, C, T, H, W] to [B, T, H, W, C]."""
-    return np.moveaxis(x, 1, -1)
-
-
-def verify(name: str, folder: Path) -> list[Case]:
-    """Converts a golden folder's weights and runs its inputs.
-
-    Args:
-      name: one of `CASES`.
-      folder: the golden folder.
+def load_golden(case: Case, folder: Path) -> tuple[nnx.GraphDef, dict]:
+    """The graph and the parameters of a golden folder's weights.
 
     Raises:
       ConversionError: the folder is incomplete, or does not fit the table.
     """
-    model = MODELS[name]
-    config = read_config(model, folder)
-    graph, like = model.abstract(config)
-    weights = read_tensors(folder / "weights.safetensors")
-    params = convert(weights, like, model.table(config), model.ignored)
+    component = COMPONENTS[case.component]
+    found = open_component(component, folder / "config.json", folder / "weights.safetensors")
+    refuse(found.faults)
+    return found.graph, unflatten(dict(stream(found.tensors, found.like, found.steps)), found.like)
+
+
+def load_converted(case: Case, folder: Path) -> tuple[nnx.GraphDef, dict] | None:
+    """The graph and the float32 parameters of a converted checkpoint, None if it lacks the case.
+
+    Raises:
+      ConversionError: no converted checkpoint, or a damaged one.
+    """
+    record = read_json(folder / "config.json").get("converted")
+    if not isinstance(record, dict) or record.get("model") not in MODELS:
+        raise ConversionError(f"{folder} was not written by converters.convert")
+    model = MODELS[record["model"]]
+    for name, part in model.parts.items():
+        if part.component == case.component:
+            fields = record.get("sources", {}).get(name, {})
+            _, graph, like, faults = interpret(model.component(name), fields)
+            refuse(f"{folder / 'config.json'}: {fault}" for fault in faults)
+            try:
+                params = load_orbax(folder / ORBAX, {name: like}, jnp.float32, partial=True)
+            except CheckpointError as error:
+                raise ConversionError(str(error)) from error
+            return graph, params[name]
+    return None
+
+
+def verify(case: Case, folder: Path, graph: nnx.GraphDef, params: dict) -> list[Output]:
+    """Runs the inputs of a golden folder.
+
+    Args:
+      case: what they are inputs of.
+      folder: the golden folder.
+      graph, params: the model.
+
+    Raises:
+      ConversionError: the folder has no inputs, or such that the model cannot take.
+    """
+    params = jax.tree.map(jnp.asarray, params)
 
     def run(function, *inputs):
         return jax.jit(lambda params, *xs: function(nnx.merge(graph, params), *xs))(params, *inputs)
 
-    tensors = {k: np.asarray(v) for k, v in read_tensors(folder / "io.safetensors").items()}
-    with jax.default_matmul_precision("highest"):
-        return list(CASES[name](run, tensors))
+    path = folder / "io.safetensors"
+    tensors = {name: np.asarray(tensor) for name, tensor in read_tensors(path).items()}
+    try:
+        with jax.default_matmul_precision("highest"):
+            outputs = list(case.outputs(run, tensors))
+    except KeyError as error:
+        raise ConversionError(f"{path} has no tensor {error}") from error
+    except (TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ConversionError(f"{path} does not fit the model: {reason}") from error
+    if not outputs:
+        raise ConversionError(f"{path} holds no input of {case.component}")
+    return outputs
 
 
 def define(values: flags.FlagValues) -> None:
     """Adds this program's flags."""
     flags.DEFINE_string("golden", None, "a golden folder, or a folder of them", flag_values=values)
+    flags.DEFINE_string("checkpoint", None, "a converted checkpoint", flag_values=values)
+    flags.DEFINE_float(
+        "rtol", None, "largest relative error, instead of the cases' tolerances", flag_values=values
+    )
     flags.mark_flag_as_required("golden", flag_values=values)
 
 
 def main(values: flags.FlagValues) -> int:
-    """Verifies every model that has a golden folder; returns the exit code."""
+    """Verifies every case that has a golden folder; returns the exit code."""
     root = Path(values.golden).resolve()
+    if not root.is_dir():
+        raise ConversionError(f"{root} is not a folder")
     single = root.name in CASES and (root / "io.safetensors").is_file()
     folders = {root.name: root} if single else {n: root / n for n in CASES if (root / n).is_dir()}
-    if not folders:
-        raise ConversionError(f"{root} holds no golden folder of {', '.join(CASES)}")
-    failed = False
+    checked = failed = 0
     for name, folder in folders.items():
-        for case in verify(name, folder):
-            error = float(np.abs(np.asarray(case.found) - case.wanted).max())
-            good = error <= case.tolerance * max(1.0, float(np.abs(case.wanted).max()))
-            failed |= not good
-            verdict = "ok" if good else f"above {case.tolerance:.0e}"
-            print(f"{name:20} {case.name:24} max error {error:.1e}  {verdict}")
+        case = CASES[name]
+        if values.checkpoint is None:
+            model = load_golden(case, folder)
+        else:
+            model = load_converted(case, Path(values.checkpoint))
+        for output in () if model is None else verify(case, folder, *model):
+            good = output.good if values.rtol is None else output.relative_error <= values.rtol
+            checked, failed = checked + 1, failed + (not good)
+            verdict = "ok" if good else "FAILED"
+            print(
+                f"{name:20} {output.name:28} relative error {output.relative_error:.1e}  "
+                f"largest difference {output.difference:.1e}  {verdict}"
+            )
+    if not checked:
+        of = "" if values.checkpoint is None else f" for {values.checkpoint}"
+        raise ConversionError(f"{root} holds no golden folder{of} of {', '.join(CASES)}")
     return cli.EXIT_FAILED if failed else 0
 
 

@@ -1,0 +1,194 @@
+"""What is recorded of each component in a golden folder, and how to run it.
+
+A golden folder's name is that of its case. Tensors are recorded as the original has them, channels
+before frames and rows; docs/recording_golden.md lists the names.
+
+B batch  T frames  H W size  C channels  L tokens.
+"""
+
+import functools
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from tts_jax.generators.pyramid_flow.denoiser import Clip
+from tts_jax.generators.pyramid_flow.vae import (
+    CausalVideoVAE,
+    LatentFactors,
+    decode_latent,
+    posterior_sample,
+)
+from tts_jax.nn.encoder import normalise
+from tts_jax.verifiers.clip import CLIP
+
+Run = Callable[..., Array]  # (function of the module and inputs, inputs) -> its compiled result
+Tensors = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Output:
+    """One output of a model beside the original's, and the difference that is allowed."""
+
+    name: str
+    found: np.ndarray
+    wanted: np.ndarray
+    atol: float
+    rtol: float = 1e-5
+
+    @property
+    def _distance(self) -> np.ndarray:
+        found, wanted = np.asarray(self.found), np.asarray(self.wanted)
+        if found.shape != wanted.shape:
+            raise ValueError(f"{self.name} is {found.shape}, recorded is {wanted.shape}")
+        return np.abs(found.astype(np.float64) - wanted.astype(np.float64))
+
+    @property
+    def difference(self) -> float:
+        """The largest difference; infinite where a number is missing."""
+        return float(np.nan_to_num(self._distance, nan=np.inf, posinf=np.inf).max(initial=0))
+
+    @property
+    def relative_error(self) -> float:
+        """The largest difference over the largest recorded value."""
+        largest = float(np.abs(self.wanted.astype(np.float64)).max(initial=0))
+        return self.difference / largest if largest else self.difference
+
+    @property
+    def good(self) -> bool:
+        """Whether every difference is allowed."""
+        allowed = self.atol + self.rtol * np.abs(self.wanted.astype(np.float64))
+        return bool((self._distance <= allowed).all())
+
+
+@dataclass(frozen=True)
+class Case:
+    """A component and its recorded calls.
+
+    Attributes:
+      component: one of `converters.registry.COMPONENTS`.
+      outputs: runs the inputs among the tensors of `io.safetensors`.
+    """
+
+    component: str
+    outputs: Callable[[Run, Tensors], Iterator[Output]]
+
+
+def channels_last(x: np.ndarray) -> np.ndarray:
+    """[B, C, ...] to [B, ..., C]."""
+    return np.moveaxis(x, 1, -1)
+
+
+def vae_outputs(run: Run, tensors: Tensors) -> Iterator[Output]:
+    """Calls of the Pyramid-Flow VAE: clips whole, in windows, in tiles, and as 8-bit frames."""
+    tolerance = 1e-5
+    for name, wanted in tensors.items():
+        if not (
+            call := re.fullmatch(r"(enc|dec)_(t\d+|tiled)(?:_chunk(\d+))?\.(moments|out)", name)
+        ):
+            continue
+        kind, clip, window = call[1], call[2], call[3]
+        inputs = channels_last(tensors[f"{kind}_{clip}.in"])
+        methods = {"enc": ("encode", 8), "dec": ("decode", 1)}
+        method, default = methods[kind]
+        if clip == "tiled":
+            function = getattr(CausalVideoVAE, f"{method}_tiled")
+            function = functools.partial(function, tile=32, window=default)
+        elif window:
+            function = getattr(CausalVideoVAE, f"{method}_chunked")
+            function = functools.partial(function, window=int(window))
+        else:
+            function = getattr(CausalVideoVAE, method)
+        yield Output(name, run(function, inputs), channels_last(wanted), tolerance)
+    for name in tensors:
+        if name.endswith(".sample") and name.startswith("enc_"):
+            call = name.removesuffix(".sample")
+            moments, noise = (channels_last(tensors[f"{call}.{k}"]) for k in ("moments", "eps"))
+            yield Output(
+                name, posterior_sample(moments, noise), channels_last(tensors[name]), tolerance
+            )
+        if call := re.fullmatch(r"decode_latent\.(flux|mmdit)\.(.+)\.frames", name):
+            latents = channels_last(tensors[f"decode_latent.{call[1]}.{call[2]}.in"])
+            decode = functools.partial(CausalVideoVAE.decode_tiled, tile=256, window=1)
+            frames = decode_latent(
+                lambda z, decode=decode: run(decode, z),
+                latents,
+                getattr(LatentFactors, call[1])(),
+            )
+            yield Output(name, frames[0], tensors[name], atol=1)  # of 255 grey levels
+
+
+def denoiser_outputs(run: Run, tensors: Tensors) -> Iterator[Output]:
+    """Calls of either Pyramid-Flow denoiser; an entry of a packed call is a call by itself."""
+    for name, wanted in tensors.items():
+        if not (call := re.fullmatch(r"(.+)\.out\.(\d+)", name)):
+            continue
+        case, entry = call[1], int(call[2])
+        entries = sum(bool(re.fullmatch(re.escape(case) + r"\.out\.\d+", n)) for n in tensors)
+        rows = [
+            tensors[f"{case}.in.{n}"][entry::entries]
+            for n in (
+                "encoder_hidden_states",
+                "encoder_attention_mask",
+                "pooled_projections",
+                "timestep",
+            )
+        ]
+        sample = f"{case}.in.sample.{entry}."
+        count = sum(n.startswith(sample) for n in tensors)
+        clips = [channels_last(tensors[f"{sample}{j}"]) for j in range(count)]
+        starts = np.cumsum([0, *(clip.shape[1] for clip in clips)])
+        history = tuple(
+            Clip(clip, start + np.arange(clip.shape[1]), np.ones(clip.shape[1], bool))
+            for clip, start in zip(clips[:-1], starts, strict=False)
+        )
+        times = starts[count - 1] + np.arange(clips[-1].shape[1])
+
+        def denoise(model, *inputs):
+            return model(*inputs)
+
+        found = run(denoise, clips[-1], times, history, *rows)
+        # float32 angles up to 1000 differ by some 6e-5 between implementations
+        atol = 2e-5 if rows[-1].max() < 300 else 2e-4
+        yield Output(name, found, channels_last(wanted), atol)
+
+
+def clip_outputs(run: Run, tensors: Tensors) -> Iterator[Output]:
+    """Both towers of CLIP, their embeddings and cosines."""
+    tokens = tensors["input_ids"].astype(np.int32)
+    mask = tensors["attention_mask"].astype(bool)
+    pixels = channels_last(tensors["pixel_values"])
+    hidden, pooled = run(lambda model, *xs: model.text(*xs), tokens, mask)
+    text = run(lambda model, ids: model.text.embed(ids), tokens)
+    patches, image_pooled = run(lambda model, x: model.vision(x), pixels)
+    image = run(lambda model, x: model.vision.embed(x), pixels)
+    cosine = (normalise(image) * normalise(text)).sum(-1)
+
+    def logits(model: CLIP, image, text):
+        return jnp.exp(model.logit_scale[...]) * normalise(image) @ normalise(text).T
+
+    found = {
+        "text.last_hidden_state": hidden,
+        "text.pooled": pooled,
+        "text_embeds": text,
+        "vision.last_hidden_state": patches,
+        "vision.pooled": image_pooled,
+        "image_embeds": image,
+        "cosine": cosine,
+        "logits_per_image": run(logits, image, text),
+    }
+    for name, values in found.items():
+        if name in tensors:
+            scaled = name == "logits_per_image"
+            yield Output(name, values, tensors[name], atol=1e-4 if scaled else 2e-5)
+
+
+CASES = {
+    "pyramid_flow_vae": Case("pyramid_flow_vae", vae_outputs),
+    "pyramid_flow_flux": Case("pyramid_flow_flux", denoiser_outputs),
+    "pyramid_flow_mmdit": Case("pyramid_flow_mmdit", denoiser_outputs),
+    "clip_readouts": Case("clip_vit_large_patch14", clip_outputs),
+}
