@@ -1,4 +1,4 @@
-r"""Tables of openai/clip-vit-large-patch14 and of OpenGVLab's ViCLIP.
+r"""Tables of CLIP, whole or its text tower alone, and of OpenGVLab's ViCLIP.
 
 CLIP is read under the names of the transformers package. ViCLIP, like the first CLIP, stores query,
 key and value as one matrix: give its tensors through `split_fused` first.
@@ -10,29 +10,58 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from converters.core import AS_IS, CONV2D, CONV3D, LINEAR
+from converters.core import AS_IS, CONV2D, CONV3D, LINEAR, Rules
 
-_LAYER = r"(vision|text)_model\.encoder\.layers\.(\d+)"
-_ATTENTION = _LAYER + r"\.self_attn\.([qkv])_proj"
+
+def _blocks(source: str, target: str) -> Rules:
+    """Table of a tower's blocks; `source` is a pattern, `target` our prefix."""
+    layer = source + r"encoder\.layers\.(\d+)"
+    return {
+        layer + r"\.self_attn\.([qkv])_proj\.weight": (
+            rf"{target}blocks.attention.\2.kernel[\1]",
+            LINEAR,
+        ),
+        layer + r"\.self_attn\.([qkv])_proj\.bias": (
+            rf"{target}blocks.attention.\2.bias[\1]",
+            AS_IS,
+        ),
+        layer + r"\.self_attn\.out_proj\.weight": (
+            rf"{target}blocks.attention.out.kernel[\1]",
+            LINEAR,
+        ),
+        layer + r"\.self_attn\.out_proj\.bias": (rf"{target}blocks.attention.out.bias[\1]", AS_IS),
+        layer + r"\.mlp\.(fc[12])\.weight": (rf"{target}blocks.mlp.\2.kernel[\1]", LINEAR),
+        layer + r"\.mlp\.(fc[12])\.bias": (rf"{target}blocks.mlp.\2.bias[\1]", AS_IS),
+        layer + r"\.layer_norm([12])\.weight": (rf"{target}blocks.norm\2.scale[\1]", AS_IS),
+        layer + r"\.layer_norm([12])\.bias": (rf"{target}blocks.norm\2.bias[\1]", AS_IS),
+    }
+
+
+def _text(source: str, target: str) -> Rules:
+    """Table of a text tower and its projection; `source` is a pattern, `target` our prefix."""
+    return {
+        r"text_projection\.weight": (f"{target}projection.kernel", LINEAR),
+        source + r"embeddings\.token_embedding\.weight": (f"{target}token.embedding", AS_IS),
+        source + r"embeddings\.position_embedding\.weight": (f"{target}position", AS_IS),
+        **_blocks(source, target),
+        source + r"final_layer_norm\.weight": (f"{target}norm.scale", AS_IS),
+        source + r"final_layer_norm\.bias": (f"{target}norm.bias", AS_IS),
+    }
+
+
+_TEXT = r"(?:text_model\.)?"  # transformers writes the prefix or not, as its version wants
+
+CLIP_TEXT_RULES = _text(_TEXT, "")
+CLIP_TEXT_IGNORED = {_TEXT + r"embeddings\.position_ids": "recomputed"}
 
 CLIP_RULES = {
     r"logit_scale": ("logit_scale", AS_IS),
-    r"text_projection\.weight": ("text.projection.kernel", LINEAR),
     r"visual_projection\.weight": ("vision.projection.kernel", LINEAR),
-    r"text_model\.embeddings\.token_embedding\.weight": ("text.token.embedding", AS_IS),
-    r"(vision|text)_model\.embeddings\.position_embedding\.weight": (r"\1.position", AS_IS),
+    **_text(r"text_model\.", "text."),
+    r"vision_model\.embeddings\.position_embedding\.weight": ("vision.position", AS_IS),
     r"vision_model\.embeddings\.class_embedding": ("vision.class_token", AS_IS),
     r"vision_model\.embeddings\.patch_embedding\.weight": ("vision.patch", CONV2D),
-    _ATTENTION + r"\.weight": (r"\1.blocks.attention.\3.kernel[\2]", LINEAR),
-    _ATTENTION + r"\.bias": (r"\1.blocks.attention.\3.bias[\2]", AS_IS),
-    _LAYER + r"\.self_attn\.out_proj\.weight": (r"\1.blocks.attention.out.kernel[\2]", LINEAR),
-    _LAYER + r"\.self_attn\.out_proj\.bias": (r"\1.blocks.attention.out.bias[\2]", AS_IS),
-    _LAYER + r"\.mlp\.(fc[12])\.weight": (r"\1.blocks.mlp.\3.kernel[\2]", LINEAR),
-    _LAYER + r"\.mlp\.(fc[12])\.bias": (r"\1.blocks.mlp.\3.bias[\2]", AS_IS),
-    _LAYER + r"\.layer_norm([12])\.weight": (r"\1.blocks.norm\3.scale[\2]", AS_IS),
-    _LAYER + r"\.layer_norm([12])\.bias": (r"\1.blocks.norm\3.bias[\2]", AS_IS),
-    r"text_model\.final_layer_norm\.weight": ("text.norm.scale", AS_IS),
-    r"text_model\.final_layer_norm\.bias": ("text.norm.bias", AS_IS),
+    **_blocks(r"vision_model\.", "vision."),
     r"vision_model\.pre_layrnorm\.weight": ("vision.norm_in.scale", AS_IS),
     r"vision_model\.pre_layrnorm\.bias": ("vision.norm_in.bias", AS_IS),
     r"vision_model\.post_layernorm\.weight": ("vision.norm_out.scale", AS_IS),

@@ -5,13 +5,14 @@ Used as the text encoder of generators and as the text tower of `clip` and `vicl
 B batch  L tokens  D width  P projection size.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from tts_jax.nn.encoder import EncoderConfig, run, stack
+from tts_jax.nn.encoder import ACTIVATIONS, EncoderConfig, run, stack
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +49,46 @@ class TextConfig:
             mlp=3072,
             projection=768,
             eos_id=49407,
+        )
+
+    @classmethod
+    def open_clip_bigg(cls) -> "TextConfig":
+        """Text tower of laion/CLIP-ViT-bigG-14-laion2B-39B-b160k, as SD3 publishes it."""
+        return cls(
+            vocabulary=49408,
+            length=77,
+            width=1280,
+            heads=20,
+            layers=32,
+            mlp=5120,
+            activation="gelu",
+            projection=1280,
+            eos_id=49407,
+        )
+
+    @classmethod
+    def from_reference(cls, config: Mapping) -> "TextConfig":
+        """The sizes in the published `config.json` of a text tower by itself, already parsed.
+
+        Raises:
+          ValueError: an activation that no published tower has.
+        """
+        activation = config["hidden_act"]
+        if activation not in ACTIVATIONS:
+            raise ValueError(f"unsupported CLIP text settings: hidden_act={activation!r}")
+        projected = "CLIPTextModelWithProjection" in (config.get("architectures") or ())
+        eos = config["eos_token_id"]
+        return cls(
+            vocabulary=config["vocab_size"],
+            length=config["max_position_embeddings"],
+            width=config["hidden_size"],
+            heads=config["num_attention_heads"],
+            layers=config["num_hidden_layers"],
+            mlp=config["intermediate_size"],
+            activation=activation,
+            projection=config["projection_dim"] if projected else None,
+            eos_id=None if eos == 2 else eos,
+            epsilon=config.get("layer_norm_eps", 1e-5),
         )
 
     @property
