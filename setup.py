@@ -43,6 +43,8 @@ setup(
             "pytest>=8.3",
             "hypothesis>=6.100",
             "ruff>=0.9",
+            "sentencepiece>=0.2",  # the original of T5's tokenizer
+            "transformers>=5.0",  # the originals of text encoders and tokenizers
             TORCH,
         ],
         "converters": [TORCH],

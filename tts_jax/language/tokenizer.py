@@ -28,29 +28,33 @@ class Tokenizer:
 
     def __init__(
         self,
-        path: Path | str,
+        path: Path | str | Saved,
         length: int,
         *,
         pad: str = PAD,
         eos: str = EOS,
         closed: bool = False,
+        cut: bool = False,
     ):
         """Reads a tokenizer.
 
         Args:
-          path: a `tokenizer.json`, whose template adds the beginning and end tokens.
+          path: a `tokenizer.json`, or one read already; its template adds the beginning and end
+            tokens.
           length: tokens of every row.
           pad: the padding token.
           eos: the end token.
           closed: whether a word outside the vocabulary is an error.
+          cut: whether a prompt that is too long loses its end instead of being an error.
         """
-        self._saved = Saved.from_file(str(path))
+        self._saved = path if isinstance(path, Saved) else Saved.from_file(str(path))
         self._saved.no_padding()
         self._saved.no_truncation()
         self.length = length
         self.pad_id = self._saved.token_to_id(pad)
         self.eos_id = self._saved.token_to_id(eos)
         self._closed = closed
+        self._cut = cut
         self._special = {
             index: token.content for index, token in self._saved.get_added_tokens_decoder().items()
         }
@@ -83,13 +87,16 @@ class Tokenizer:
             encoding = self._saved.encode(prompt)
             if self._closed:
                 self._reject_unknown(prompt, encoding)
-            count = len(encoding.ids)
+            ids = encoding.ids
+            if len(ids) > self.length and self._cut:
+                ids = [*ids[: self.length - 1], self.eos_id]
+            count = len(ids)
             if count > self.length:
                 raise PromptError(
                     f"prompt {prompt!r} has {count} tokens, begin and end included; "
                     f"the longest allowed is {self.length}"
                 )
-            tokens[row, :count] = encoding.ids
+            tokens[row, :count] = ids
             mask[row, :count] = True
         return tokens, mask
 
