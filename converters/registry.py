@@ -5,12 +5,17 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from converters import clip, pyramid_flow
+from converters import clip, cogvideox, pyramid_flow, t5
 from converters.components import Component
+from converters.core import Rules
+from tts_jax.generators.cogvideox import transformer as cogvideox_transformer
+from tts_jax.generators.cogvideox import vae as cogvideox_vae
 from tts_jax.generators.pyramid_flow.mmdit import MMDiT, MMDiTConfig
+from tts_jax.generators.pyramid_flow.sampler import SamplerConfig
 from tts_jax.generators.pyramid_flow.transformer import Transformer, TransformerConfig
-from tts_jax.generators.pyramid_flow.vae import CausalVideoVAE, VAEConfig
-from tts_jax.language.clip_text import TextConfig
+from tts_jax.generators.pyramid_flow.vae import CausalVideoVAE, LatentFactors, VAEConfig
+from tts_jax.language.clip_text import TextConfig, TextTower
+from tts_jax.language.t5 import T5Config, T5Encoder
 from tts_jax.verifiers.clip import CLIP, CLIPConfig
 from tts_jax.verifiers.viclip import ViCLIPConfig
 from tts_jax.vision.vit import VisionConfig
@@ -74,6 +79,13 @@ def _read_flux(fields: Mapping) -> TransformerConfig:
     return config
 
 
+def _read_cogvideox_vae(fields: Mapping) -> cogvideox_vae.VAEConfig:
+    for name, block in (("down", "Down"), ("up", "Up")):
+        name = f"{name}_block_types"
+        _only(fields.get(name, ()), f"CogVideoX{block}Block3D", name)
+    return cogvideox_vae.VAEConfig.from_reference(fields)
+
+
 def _read_clip(fields: Mapping) -> CLIPConfig:
     text, vision = fields["text_config"], fields["vision_config"]
     projections = {fields["projection_dim"], text.get("projection_dim", fields["projection_dim"])}
@@ -108,6 +120,43 @@ def _tower(fields: Mapping) -> dict:
     }
 
 
+def _clip_text(published: TextConfig) -> Component:
+    return Component(
+        build=TextTower,
+        published=lambda: published,
+        read=TextConfig.from_reference,
+        rules=clip.CLIP_TEXT_RULES,
+        ignored=clip.CLIP_TEXT_IGNORED,
+        inert=frozenset({"projection_dim"}),  # of a tower without a projection
+    )
+
+
+def _t5(published: Callable[[], T5Config], rules: Rules) -> Component:
+    return Component(
+        build=T5Encoder,
+        published=published,
+        read=T5Config.from_reference,
+        rules=rules,
+        ignored=t5.IGNORED,
+        fixed={"dense_act_fn": "gelu_new", "is_gated_act": True},
+        inert=frozenset(
+            {"eos_token_id", "n_positions", "num_decoder_layers", "output_past"}
+            | {"scalable_attention", "scale_decoder_outputs"}
+        ),
+    )
+
+
+def _cogvideox(published: Callable[[], Any]) -> Component:
+    return Component(
+        build=cogvideox_transformer.Transformer,
+        published=published,
+        read=cogvideox_transformer.TransformerConfig.from_reference,
+        rules=cogvideox.TRANSFORMER_RULES,
+        fixed={"use_rotary_positional_embeddings": published().rotary},
+        inert=frozenset({"max_text_seq_length", "sample_frames", "temporal_compression_ratio"}),
+    )
+
+
 COMPONENTS = {
     "pyramid_flow_vae": Component(
         build=CausalVideoVAE,
@@ -140,6 +189,19 @@ COMPONENTS = {
         rules=lambda config: pyramid_flow.mmdit_rules(config.blocks),
         inert=frozenset({"max_num_frames"}),
     ),
+    "cogvideox_2b_transformer": _cogvideox(cogvideox_transformer.TransformerConfig.cogvideox_2b),
+    "cogvideox_5b_transformer": _cogvideox(cogvideox_transformer.TransformerConfig.cogvideox_5b),
+    "cogvideox_vae": Component(
+        build=cogvideox_vae.CausalVideoVAE,
+        published=cogvideox_vae.VAEConfig.cogvideox_5b,
+        read=_read_cogvideox_vae,
+        rules=cogvideox.VAE_RULES,
+        inert=frozenset({"force_upcast", "sample_size"}),
+    ),
+    "t5_v1_1_xxl_encoder": _t5(T5Config.t5_v1_1_xxl, t5.T5_RULES),
+    "umt5_xxl_encoder": _t5(T5Config.umt5_xxl, t5.UMT5_RULES),
+    "clip_l_text": _clip_text(TextConfig.clip_vit_large_patch14()),
+    "open_clip_bigg_text": _clip_text(TextConfig.open_clip_bigg()),
     "clip_vit_large_patch14": Component(
         build=CLIP,
         published=CLIPConfig.clip_vit_large_patch14,
@@ -161,7 +223,7 @@ COMPONENTS = {
 }
 
 
-def _of(kind: str, name: str, part: str, component: str) -> Model:
+def _single(kind: str, name: str, part: str, component: str) -> Model:
     """One component by itself: a part of a generator, or a verifier."""
 
     def entries(configs: Mapping[str, Any], settings: Mapping[str, dict]) -> dict:
@@ -173,10 +235,85 @@ def _of(kind: str, name: str, part: str, component: str) -> Model:
     return Model(parts={part: Part(component=component)}, entries=entries)
 
 
+def _pyramid_flow(variant: str, size: str) -> Model:
+    """A published Pyramid-Flow directory, of which one denoiser is taken."""
+    texts = {"clip": "clip_l_text", "t5": "t5_v1_1_xxl_encoder"}
+    if variant == "mmdit":
+        texts = {"clip": "clip_l_text", "clip_g": "open_clip_bigg_text", "t5": texts["t5"]}
+    endings = ["" if i == 0 else f"_{i + 1}" for i in range(len(texts))]
+    parts = {
+        "transformer": Part(
+            component=f"pyramid_flow_{variant}", folder=f"diffusion_transformer_{size}"
+        ),
+        "vae": Part(component="pyramid_flow_vae", folder="causal_video_vae"),
+    }
+    for ending, (part, component) in zip(endings, texts.items(), strict=True):
+        parts[part] = Part(component=component, folder=f"text_encoder{ending}")
+
+    def entries(configs: Mapping[str, Any], settings: Mapping[str, dict]) -> dict:
+        transformer = configs["transformer"]
+        pooled = sum(_pooled(configs[part]) for part in texts if part != "t5")
+        _agree("latent channels", transformer.latent_channels, configs["vae"].latent_channels)
+        _agree("width of the text states", transformer.text_width, configs["t5"].width)
+        _agree("width of the pooled text", transformer.pooled_width, pooled)
+        fields = {
+            "name": "pyramid_flow",
+            **{part: dataclasses.asdict(config) for part, config in configs.items()},
+            "latent_factors": dataclasses.asdict(getattr(LatentFactors, variant)()),
+            "sampler": dataclasses.asdict(getattr(SamplerConfig, f"published_{size}")()),
+        }
+        return {"generator": fields}
+
+    return Model(
+        parts=parts, entries=entries, copies=tuple(f"tokenizer{ending}" for ending in endings)
+    )
+
+
+def _cogvideox_pipeline(size: str) -> Model:
+    """A published CogVideoX directory."""
+
+    def entries(configs: Mapping[str, Any], settings: Mapping[str, dict]) -> dict:
+        transformer = configs["transformer"]
+        _agree("latent channels", transformer.latent_channels, configs["vae"].latent_channels)
+        _agree("width of the text states", transformer.text_width, configs["t5"].width)
+        fields = {
+            "name": "cogvideox",
+            **{part: dataclasses.asdict(config) for part, config in configs.items()},
+            "scheduler": settings["scheduler"],
+        }
+        return {"generator": fields}
+
+    return Model(
+        parts={
+            "transformer": Part(component=f"cogvideox_{size}_transformer", folder="transformer"),
+            "vae": Part(component="cogvideox_vae", folder="vae"),
+            "t5": Part(component="t5_v1_1_xxl_encoder", folder="text_encoder"),
+        },
+        entries=entries,
+        settings={"scheduler": "scheduler/scheduler_config.json"},
+        copies=("tokenizer",),
+    )
+
+
+def _pooled(config: TextConfig) -> int:
+    return config.width if config.projection is None else config.projection
+
+
+def _agree(what: str, wanted: int, found: int) -> None:
+    if wanted != found:
+        raise ValueError(f"{what}: the denoiser wants {wanted}, its inputs have {found}")
+
+
 MODELS = {
-    "pyramid_flow_vae": _of("generator", "pyramid_flow", "vae", "pyramid_flow_vae"),
-    "pyramid_flow_flux": _of("generator", "pyramid_flow", "transformer", "pyramid_flow_flux"),
-    "pyramid_flow_mmdit": _of("generator", "pyramid_flow", "transformer", "pyramid_flow_mmdit"),
-    "clip_vit_large_patch14": _of("verifiers", "clip", "clip", "clip_vit_large_patch14"),
-    "viclip": _of("verifiers", "viclip", "viclip", "viclip"),
+    **{
+        f"pyramid_flow_{variant}_{size}": _pyramid_flow(variant, size)
+        for variant in ("flux", "mmdit")
+        for size in ("384p", "768p")
+    },
+    **{f"cogvideox_{size}": _cogvideox_pipeline(size) for size in ("2b", "5b")},
+    "pyramid_flow_vae": _single("generator", "pyramid_flow", "vae", "pyramid_flow_vae"),
+    "pyramid_flow_flux": _single("generator", "pyramid_flow", "transformer", "pyramid_flow_flux"),
+    "pyramid_flow_mmdit": _single("generator", "pyramid_flow", "transformer", "pyramid_flow_mmdit"),
+    "clip_vit_large_patch14": _single("verifiers", "clip", "clip", "clip_vit_large_patch14"),
+    "viclip": _single("verifiers", "viclip", "viclip", "viclip"),
 }

@@ -11,7 +11,7 @@ from flax import nnx
 from safetensors.numpy import load_file
 
 from converters.core import convert
-from converters.registry import MODELS
+from converters.registry import COMPONENTS
 from tts_jax.generators.pyramid_flow.sampler import (
     Condition,
     SamplerConfig,
@@ -83,7 +83,7 @@ def reference(golden, request):
     variant, folder = request.param, golden("pyramid_flow_e2e")
     configs = json.loads((folder / "config.json").read_text())
     tensors = load_file(folder / "io.safetensors")
-    published = MODELS[f"pyramid_flow_{variant}"]
+    published = COMPONENTS[f"pyramid_flow_{variant}"]
     sizes = published.read(configs[f"{variant}_model"])
     graph, like = published.abstract(sizes)
     weights = load_file(folder / f"{variant}_weights.safetensors")

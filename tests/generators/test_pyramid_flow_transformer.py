@@ -13,7 +13,7 @@ from flax import nnx
 from safetensors.numpy import load_file
 
 from converters.core import check, convert
-from converters.registry import MODELS
+from converters.registry import COMPONENTS
 from tts_jax.checkpoints import flatten
 from tts_jax.generators.pyramid_flow.denoiser import (
     PATCH,
@@ -63,7 +63,7 @@ class Reference:
     """A golden folder: its converted model, its tensors, and the calls recorded in it."""
 
     def __init__(self, folder):
-        model = MODELS[folder.name]
+        model = COMPONENTS[folder.name]
         self.config = model.read(json.loads((folder / "config.json").read_text()))
         self.graph, like = model.abstract(self.config)
         weights = load_file(folder / "weights.safetensors")
@@ -397,7 +397,7 @@ def test_patches_are_put_back_where_they_were(reference):
 )
 def test_every_published_tensor_is_taken_once(golden, name, parameters):
     manifest = json.loads((golden("manifests") / f"{name}.json").read_text())
-    model = MODELS[name]
+    model = COMPONENTS[name]
     config = model.published()
     _, like = model.abstract(config)
     steps = check(manifest, like, model.table(config))
