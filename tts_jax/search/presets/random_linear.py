@@ -2,23 +2,36 @@
 
 from typing import Any
 
-from tts_jax.search.rounds import Round, SearchConfigError
-from tts_jax.search.selection import top_k
+import numpy as np
+
+from tts_jax.search.presets.common import at_least, check_depths, fields
+from tts_jax.search.rounds import Outline, Round, Rounds
+from tts_jax.search.tree import ROOT
 
 
-def rounds(config: Any, num_segments: int) -> tuple[Round, ...]:
+def search(config: Any, outline: Outline, rng: np.random.Generator) -> Rounds:
     """Random linear search (arXiv 2503.18942), also called best-of-N.
 
     N branches from independent noise run to the end; the panel picks one.
-    NFE: N * T, with T that of one video. Decodes and calls of each verifier: N.
+    NFE: N * T, with T that of one video. Decodes and calls of each verifier: N, and N more for
+    each of `record_depths`.
 
     Args:
-      config: `branches`, N.
-      num_segments: segments of a video.
+      config: `branches`, N; `record_depths`, segments done when branches are judged for the record
+        alone, which is what calibration is fitted to (none).
+      outline: of the generator.
+      rng: not used.
 
     Raises:
-      SearchConfigError: no branches.
+      SearchConfigError: no branches, or depths outside the video.
     """
-    if config.branches < 1:
-        raise SearchConfigError(f"branches is {config.branches}, but a search needs at least 1")
-    return (Round(segments=range(num_segments), children=config.branches, select=top_k(1)),)
+    own = fields(config, branches=8, record_depths=())
+    at_least(1, branches=own.branches)
+    check_depths(own.record_depths, outline, name="record_depths")
+    live, children = [ROOT], own.branches
+    for depth in own.record_depths:
+        live = yield Round(
+            parents=live, children=children, to=depth, estimate="clean", judges="panel"
+        )
+        children = 1
+    yield Round(parents=live, children=children, to=outline.num_segments, judges="panel")
