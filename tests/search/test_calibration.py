@@ -90,7 +90,7 @@ def test_a_depth_with_few_videos_is_reported_and_not_used():
     calibration = fitted([tree(np.random.default_rng(3), videos=4, noise=0.0)])
     (line,) = calibration.depths
     assert line.correlation == pytest.approx(1.0) and line.n == 4
-    assert not line.prunes
+    assert not line.prunes and not calibration.prunes(1)
 
 
 def test_verifiers_are_weighed_in_units_of_their_final_deviation():
@@ -118,6 +118,8 @@ def test_a_score_that_is_not_finite_is_left_out_of_the_fit_and_predicted_worst()
 
 def test_a_node_that_other_verifiers_judged_is_not_predicted():
     calibration = fitted([tree(np.random.default_rng(6), videos=12)])
+    assert calibration.prunes(1) and not calibration.prunes(2)
+    assert calibration.predict(1, [])[0].shape == (0,)
     assert calibration.predict(1, [Node((0,), (), 0, {"other": 1.0})]) is None
     assert calibration.predict(2, [Node((0, 0), (), 0, {"v": 1.0})]) is None
 
@@ -307,7 +309,7 @@ def test_a_risk_that_is_no_probability_is_an_error(delta):
 @pytest.mark.parametrize("delta", [0.05, 0.2])
 def test_the_best_branch_is_in_the_set_as_often_as_promised(delta):
     rng = np.random.default_rng(9)
-    calibration = fitted([tree(rng) for _ in range(200)])
+    calibration = fitted([tree(rng, level=rng.normal(scale=2.0)) for _ in range(200)])
     searches, held, kept = 3000, 0, 0
     for _ in range(searches):
         stage = rng.normal(size=8)

@@ -130,6 +130,10 @@ class Calibration:
             total += standard.weight * (score - standard.mean) / standard.deviation
         return total
 
+    def prunes(self, depth: int) -> bool:
+        """Whether a search may prune by scores at this depth; where not, it need not judge."""
+        return any(fit.depth == depth and fit.prunes for fit in self.depths)
+
     def predict(self, depth: int, nodes: Sequence[Node]) -> tuple[np.ndarray, float] | None:
         """Final values of branches from their scores on the way.
 
@@ -142,9 +146,9 @@ class Calibration:
           deviation around each; None where the logs do not judge the depth, where it correlates
           too little to prune by, and where a node was not judged by the verifiers of the logs.
         """
-        fit = next((fit for fit in self.depths if fit.depth == depth), None)
-        if fit is None or not fit.prunes:
+        if not self.prunes(depth):
             return None
+        fit = next(fit for fit in self.depths if fit.depth == depth)
         if any(name not in node.scores for node in nodes for name in fit.verifiers):
             return None
         stage = np.array([self.quantity(node.scores, fit.verifiers) for node in nodes], float)
