@@ -223,16 +223,13 @@ COMPONENTS = {
 }
 
 
-def _single(kind: str, name: str, part: str, component: str) -> Model:
-    """One component by itself: a part of a generator, or a verifier."""
-
-    def entries(configs: Mapping[str, Any], settings: Mapping[str, dict]) -> dict:
-        config = dataclasses.asdict(configs[part])
-        if kind == "verifiers":
-            return {kind: {name: config}}
-        return {kind: {"name": name, part: config}}
-
-    return Model(parts={part: Part(component=component)}, entries=entries)
+def _single(component: str, entries: Callable[[dict], dict] | None = None) -> Model:
+    """One component by itself; `entries` is our `config.json` of its config's fields."""
+    entries = entries or (lambda fields: {"component": {component: fields}})
+    return Model(
+        parts={component: Part(component=component)},
+        entries=lambda configs, settings: entries(dataclasses.asdict(configs[component])),
+    )
 
 
 def _pyramid_flow(variant: str, size: str) -> Model:
@@ -311,9 +308,9 @@ MODELS = {
         for size in ("384p", "768p")
     },
     **{f"cogvideox_{size}": _cogvideox_pipeline(size) for size in ("2b", "5b")},
-    "pyramid_flow_vae": _single("generator", "pyramid_flow", "vae", "pyramid_flow_vae"),
-    "pyramid_flow_flux": _single("generator", "pyramid_flow", "transformer", "pyramid_flow_flux"),
-    "pyramid_flow_mmdit": _single("generator", "pyramid_flow", "transformer", "pyramid_flow_mmdit"),
-    "clip_vit_large_patch14": _single("verifiers", "clip", "clip", "clip_vit_large_patch14"),
-    "viclip": _single("verifiers", "viclip", "viclip", "viclip"),
+    **{name: _single(name) for name in COMPONENTS},
+    "clip_vit_large_patch14": _single(
+        "clip_vit_large_patch14", lambda fields: {"verifiers": {"clip": fields}}
+    ),
+    "viclip": _single("viclip", lambda fields: {"verifiers": {"viclip": fields}}),
 }
