@@ -1,0 +1,146 @@
+"""The text encoders of Pyramid-Flow: one tower for all, or those of the published checkpoints.
+
+miniFLUX takes the states of T5 and the pooled state of CLIP-L; SD3 the states of T5 and the
+projected pooled states of CLIP-L and OpenCLIP bigG, one after the other.
+
+B texts  L tokens  D_text width of the states  D_pooled width of the pooled vector.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+
+from tts_jax.checkpoints import abstract_params
+from tts_jax.language.clip_text import TextConfig, TextTower
+from tts_jax.language.published import open_published
+from tts_jax.language.t5 import T5Config, T5Encoder
+from tts_jax.language.tokenizer import Tokenizer, open_tokenizer
+
+T5_LENGTH = 128  # tokens of a prompt in the published pipelines
+TEXT, CLIP, CLIP_G, T5 = "text", "clip", "clip_g", "t5"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextEncodersConfig:
+    """Which encoders there are: `text` alone, or `t5` with `clip` and perhaps `clip_g`.
+
+    Attributes:
+      text: a tower that gives both the states and the pooled vector.
+      clip, clip_g: CLIP-L and OpenCLIP bigG; a pooled state is projected where there is a
+        projection.
+      t5: gives the states.
+    """
+
+    text: TextConfig | None = None
+    clip: TextConfig | None = None
+    clip_g: TextConfig | None = None
+    t5: T5Config | None = None
+
+    def __post_init__(self):
+        given = tuple(name for name in (TEXT, CLIP, CLIP_G, T5) if getattr(self, name) is not None)
+        if given not in ((TEXT,), (CLIP, T5), (CLIP, CLIP_G, T5)):
+            raise ValueError(
+                f"text encoders are {TEXT} alone, or {CLIP}, {T5} and perhaps {CLIP_G}; "
+                f"there are: {', '.join(given) or 'none'}"
+            )
+
+    @property
+    def width(self) -> int:
+        """D_text."""
+        return (self.text or self.t5).width
+
+    @property
+    def pooled_width(self) -> int:
+        """D_pooled."""
+        if self.text is not None:
+            return self.text.width
+        return sum(tower.projection or tower.width for tower in self.pooling.values())
+
+    @property
+    def pooling(self) -> dict[str, TextConfig]:
+        """The published towers whose pooled states are joined, in that order."""
+        towers = {CLIP: self.clip, CLIP_G: self.clip_g}
+        return {name: tower for name, tower in towers.items() if tower is not None}
+
+    def builders(self) -> dict[str, Callable[[], nnx.Module]]:
+        """What makes the module of each part."""
+        if self.text is not None:
+            return {TEXT: lambda: TextTower(self.text, rngs=nnx.Rngs(0))}
+        towers = {
+            name: lambda tower=tower: TextTower(tower, rngs=nnx.Rngs(0))
+            for name, tower in self.pooling.items()
+        }
+        return {**towers, T5: lambda: T5Encoder(self.t5, rngs=nnx.Rngs(0))}
+
+    def open_tokenizers(self, folder: Path) -> dict[str, Tokenizer]:
+        """The tokenizers of a checkpoint folder, by part.
+
+        Raises:
+          Exception: a file is missing or damaged; of any type.
+        """
+        if self.text is not None:
+            return {TEXT: open_tokenizer(folder / "tokenizer.json", self.text.length)}
+        lengths = {name: tower.length for name, tower in self.pooling.items()} | {T5: T5_LENGTH}
+        return {
+            name: open_published(folder / f"tokenizer{f'_{i}' if i > 1 else ''}", length)
+            for i, (name, length) in enumerate(lengths.items(), start=1)
+        }
+
+
+class TextEncoders:
+    """Texts to the denoiser's inputs."""
+
+    def __init__(self, config: TextEncodersConfig, tokenizers: Mapping[str, Tokenizer]):
+        """Builds the graphs; allocates no parameters.
+
+        Args:
+          config: sizes.
+          tokenizers: one for each part.
+        """
+        self.config = config
+        self.tokenizers = tokenizers
+        self._graphs = {
+            name: abstract_params(build)[0] for name, build in config.builders().items()
+        }
+
+    def encode(self, params: Mapping, texts: Sequence[str]) -> tuple[Array, Array, Array]:
+        """Encodes texts.
+
+        Args:
+          params: nested dictionary with an entry for each part.
+          texts: B texts.
+
+        Returns:
+          States, [B, L, D_text]; a mask, [B, L] bool, true on real tokens; pooled vectors,
+          [B, D_pooled].
+
+        Raises:
+          PromptError: the tokenizer refuses a text.
+        """
+        rows = {name: self.tokenizers[name].tokenize(texts) for name in self._graphs}
+        mask = jnp.asarray(rows[TEXT if TEXT in rows else T5][1])
+        tokens = {name: jnp.asarray(ids) for name, (ids, _) in rows.items()}
+        states, pooled = self._run({name: params[name] for name in self._graphs}, tokens, mask)
+        return states, mask, pooled
+
+    @cached_property
+    def _run(self):
+        def run(params, tokens, mask):
+            models = {n: nnx.merge(graph, params[n]) for n, graph in self._graphs.items()}
+            if TEXT in models:
+                return models[TEXT](tokens[TEXT])
+            pooled = [
+                models[name](tokens[name])[1]
+                if tower.projection is None
+                else models[name].embed(tokens[name])
+                for name, tower in self.config.pooling.items()
+            ]
+            return models[T5](tokens[T5], mask), jnp.concatenate(pooled, axis=-1)
+
+        return jax.jit(run)
