@@ -8,6 +8,23 @@ python -m experiments.generate --prompt="a red circle moving right and a blue sq
 """
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+
+def verifier(name: str, *, weight: float, checkpoint: str = "embedded") -> ConfigDict:
+    """Settings of one verifier.
+
+    Below its `floor`, if it has one, a branch cannot win; one that is `held_out` is reported only.
+    """
+    return ConfigDict(
+        dict(
+            name=name,
+            checkpoint=checkpoint,
+            weight=weight,
+            floor=placeholder(float),
+            held_out=False,
+        )
+    )
 
 
 def get_config() -> ConfigDict:
@@ -21,11 +38,14 @@ def get_config() -> ConfigDict:
             ),
             verifiers=(
                 # Low, since it sees first frames only, which the paths that a tree finishes share.
-                dict(name="clip", checkpoint="embedded", weight=0.2),
-                dict(name="viclip", checkpoint="embedded", weight=1.0),
-                dict(name="flicker", checkpoint="", weight=0.0),
+                verifier("clip", weight=0.2),
+                verifier("viclip", weight=1.0),
+                verifier("flicker", weight=0.0, checkpoint=""),
             ),
-            panel=dict(aggregation="zscore"),
+            panel=dict(aggregation="zscore"),  # or sum, rank, pareto, trimmed_rank
+            # What verifiers of each stage judge by: the "world"'s grammar, a "file" of the user's
+            # at `path`, a language "model" ("package.module:function"), or the "prompt" itself.
+            stage_prompts=dict(source="world", path="", model=""),
             search=dict(
                 preset="tree_of_frames",
                 branching=(8, 2, 1, 1, 1),
@@ -56,7 +76,8 @@ def get_config() -> ConfigDict:
                 ),
                 exact=False,  # batches; bits may differ from those of experiments.generate
             ),
-            budget=dict(nfe=0),  # denoiser calls for a prompt; 0: no limit
+            # For a prompt, 0: no limit. Denoiser calls; operations and running time of everything.
+            budget=dict(nfe=0, flops=0.0, seconds=0.0),
             mesh=dict(branch=0),  # devices that share the branches; 0: all there are
             micro_batch=0,  # branches a device works on at once; 0: any number
             video=dict(fps=8, size=256),

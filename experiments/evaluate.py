@@ -23,14 +23,12 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments import cli
-from experiments.models import Models, load_models
+from experiments.models import Models, load_models, load_search
 from tts_jax import media
 from tts_jax.evaluation.statistics import bootstrap_interval, selection_efficiency
-from tts_jax.parallel import branch_mesh
 from tts_jax.report.curves import draw_curve
 from tts_jax.report.progress import Bar
-from tts_jax.search.loop import Search, SearchResult
-from tts_jax.search.presets import load_rounds
+from tts_jax.search import Search, SearchResult, load_preset
 
 
 def define(values: flags.FlagValues) -> None:
@@ -45,15 +43,7 @@ def main(options: flags.FlagValues) -> None:
     models = load_models(config)
     if models.world is None:
         raise cli.UsageError("only a checkpoint of a captioned world can be graded")
-    search = Search(
-        models.generator,
-        models.generator_params,
-        models.panel,
-        models.verifier_params,
-        mesh=branch_mesh(config.mesh.branch),
-        micro_batch=config.micro_batch,
-        exact=config.evaluation.exact,
-    )
+    search = load_search(config, models, config.evaluation.exact)
     captions = models.world.sample_captions("test", config.evaluation.captions, config.seed)
     workdir.mkdir(parents=True, exist_ok=True)
     settings = json.loads(config.to_json())
@@ -90,12 +80,11 @@ def _resume(workdir: Path, settings: Mapping) -> list[dict]:
 def _measure(config: ConfigDict, models: Models, search: Search, caption: str, index: int) -> dict:
     """All searches for one caption."""
     budgets = sorted(config.evaluation.linear)
-    segments = models.generator.num_segments
 
     def run(settings) -> SearchResult:
         return search.run(
             caption,
-            load_rounds(ConfigDict(settings), segments),
+            load_preset(ConfigDict(settings)),
             seed=config.seed,
             prompt_index=index,
             stage_prompts=models.stage_prompts(caption),
@@ -146,7 +135,7 @@ def _measure(config: ConfigDict, models: Models, search: Search, caption: str, i
             record(f"oracle_{count}", *grades[best], panel(scores[best]), linear, share)
     for name, settings in config.evaluation.trees.items():
         result = run({"preset": "tree_of_frames", **settings})
-        winner = next(node for node in result.candidates if node.path == result.best.path)
+        winner = result.incumbents[-1]
         score = panel([winner.scores[n] for n in models.panel.names])
         record(name, *grade(winner), score, result)
     return row

@@ -3,6 +3,7 @@ r"""Searches a video for each prompt, and writes it with its tree, its cost and 
 python -m experiments.generate --prompt="a red circle moving right and a blue square moving up"
 python -m experiments.generate --prompts_file=prompts.txt --workdir=runs/many --seed=1
 python -m experiments.generate --prompt="..." --config.search.preset=random_linear
+python -m experiments.generate --prompt="..." --config.budget.nfe=500 --dry_run
 
 Writes <workdir>/config.json metadata.json
 prompts/<index>/{best.mp4,best.gif,contact_sheet.png,tree.json,ledger.json}
@@ -12,7 +13,8 @@ import datetime
 import json
 import platform
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Collection, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 
@@ -23,16 +25,23 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from experiments import cli, summary
-from experiments.models import Models, load_models
+from experiments.models import Models, load_models, load_search
 from experiments.runs import RunDirectory, default_workdir, read_prompts, to_json
 from tts_jax import media
-from tts_jax.parallel import branch_mesh
 from tts_jax.report.contact_sheet import Row, write_contact_sheet
 from tts_jax.report.progress import Bar
-from tts_jax.search.loop import Search, SearchResult
-from tts_jax.search.presets import load_rounds
-from tts_jax.search.rounds import Round, plan
-from tts_jax.search.tree import Node
+from tts_jax.search import (
+    Budget,
+    Cost,
+    Node,
+    Outline,
+    Search,
+    SearchResult,
+    load_preset,
+    paths,
+    plan,
+)
+from tts_jax.search.presets import Preset
 
 
 def define(values: flags.FlagValues) -> None:
@@ -51,6 +60,12 @@ def define(values: flags.FlagValues) -> None:
         "(default: runs/<config>-<time>)",
         flag_values=values,
     )
+    flags.DEFINE_bool(
+        "dry_run",
+        False,
+        "print what the search takes, round by round, and make no video",
+        flag_values=values,
+    )
     flags.DEFINE_integer("seed", None, "replaces config.seed", lower_bound=0, flag_values=values)
 
 
@@ -66,39 +81,32 @@ def main(options: flags.FlagValues) -> None:
 
     models = load_models(config)
     models.check(prompts)
-    rounds = _rounds(config, models)
-    search = Search(
-        models.generator,
-        models.generator_params,
-        models.panel,
-        models.verifier_params,
-        mesh=branch_mesh(config.mesh.branch),
-        micro_batch=config.micro_batch,
-    )
-    name = Path(options["config"].config_filename).stem
-    workdir = options.workdir or default_workdir(name)
-    settings = {**json.loads(config.to_json()), "prompts": prompts}
+    search = load_search(config, models)
+    preset, budget = load_preset(config.search), Budget(**config.budget)
+    _check(preset, search.outline, budget)
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = max(console.width, 120)
+    if options.dry_run:
+        plans = [search.plan(prompts[0], preset, budget, scores) for scores in ("distinct", "tied")]
+        summary.print_plan(console, config, models, *plans)
+        return
+    name = Path(options["config"].config_filename).stem
+    workdir = options.workdir or default_workdir(name)
+    settings = {**json.loads(config.to_json()), "prompts": prompts}
     with RunDirectory(workdir, settings, _metadata()) as run:
-        summary.print_setup(console, config, models, rounds, prompts, run.path, cache)
-        _search_all(console, config, models, search, rounds, prompts, run)
+        summary.print_setup(console, config, models, search.outline, prompts, run.path, cache)
+        _search_all(console, config, models, search, preset, budget, prompts, run)
         summary.print_results(console, [_read(run.folder(i)) for i in range(len(prompts))])
         summary.print_files(console, run.path, len(prompts))
 
 
-def _rounds(config: ConfigDict, models: Models) -> tuple[Round, ...]:
+def _check(preset: Preset, outline: Outline, budget: Budget) -> None:
+    """Refuses a search before anything is computed for it."""
     try:
-        rounds = load_rounds(config.search, models.generator.num_segments)
+        plan(preset, outline, budget=Budget(nfe=budget.nfe))
     except TypeError as error:
         raise cli.UsageError(f"config.search has a field of the wrong type: {error}") from error
-    needed = sum(p.nfe for p in plan(rounds, models.generator))
-    if config.budget.nfe and needed > config.budget.nfe:
-        raise cli.UsageError(
-            f"the search may take {needed} denoiser calls, config.budget.nfe is {config.budget.nfe}"
-        )
-    return rounds
 
 
 def _metadata() -> dict:
@@ -126,62 +134,67 @@ def _search_all(
     config: ConfigDict,
     models: Models,
     search: Search,
-    rounds: Sequence[Round],
+    preset: Preset,
+    budget: Budget,
     prompts: Sequence[str],
     run: RunDirectory,
 ) -> None:
     waiting = [i for i in range(len(prompts)) if not run.is_done(i)]
     if len(waiting) < len(prompts):
         console.print(f"{len(prompts) - len(waiting)} of {len(prompts)} prompts are done already")
-    planned = sum(p.nfe for p in plan(rounds, models.generator))
-    with Bar(console, planned * len(waiting)) as bar:
+    with Bar(console, len(waiting)) as bar:
         for number, index in enumerate(waiting):
             prompt = prompts[index]
             label = f"prompt {number + 1}/{len(waiting)}"
 
-            def progress(done, _, number=number, label=label):
-                bar.update(number * planned + done, label)
+            def progress(done, planned, number=number, label=label):
+                bar.update(number + done / max(planned, 1), label)
 
-            progress(0, planned)
+            progress(0, 1)
             arguments = {"seed": config.seed, "prompt_index": index}
+            stage_prompts = models.stage_prompts(prompt)
             result = search.run(
                 prompt,
-                rounds,
-                stage_prompts=models.stage_prompts(prompt),
+                preset,
+                stage_prompts=stage_prompts,
+                budget=budget,
                 progress=progress,
                 **arguments,
             )
+            calls, seconds = models.stage_prompts.spent(prompt)
+            if calls:
+                cost = result.ledger["stage_prompts"]
+                cost += Cost(calls=calls, seconds=seconds)
             single, apart = _single_sample(search, prompt, result, arguments)
-            progress(planned, planned)
-            tree = _tree(config, models, rounds, prompt, index, result, single)
+            progress(1, 1)
+            tree = _tree(config, models, prompt, index, result, single)
             with run.prompt(index) as folder:
-                _write(folder, config, tree, result, apart, models.generator.num_segments)
+                _write(folder, config, tree, result, apart, search.outline.num_segments)
 
 
 def _single_sample(
     search: Search, prompt: str, result: SearchResult, arguments: Mapping
 ) -> tuple[Node, SearchResult | None]:
     """What one sample without a search gives, and the run that made it if the search did not."""
-    path = (0,) * search.generator.num_segments
+    path = (0,) * search.outline.num_segments
     for node in result.candidates:
         if node.path == path:
             return node, None
-    one = ConfigDict({"preset": "random_linear", "branches": 1})
-    alone = search.run(prompt, load_rounds(one, search.generator.num_segments), **arguments)
+    one = load_preset(ConfigDict({"preset": "random_linear", "branches": 1}))
+    alone = search.run(prompt, one, **arguments)
     return alone.candidates[0], alone
 
 
 def _tree(
     config: ConfigDict,
     models: Models,
-    rounds: Sequence[Round],
     prompt: str,
     index: int,
     result: SearchResult,
     single: Node,
 ) -> dict:
     """Everything about a search that the seed decides."""
-    winner = next(node for node in result.candidates if node.path == result.best.path)
+    winner = result.incumbents[-1]
     values = _values(models, result.candidates, winner, single)
     return {
         "prompt": prompt,
@@ -192,21 +205,13 @@ def _tree(
             "verifiers": models.panel.names,
             "weights": models.panel.weights.tolist(),
             "aggregation": models.panel.aggregation,
+            "floors": models.panel.guards,
+            "held_out": models.panel.held_out,
         },
-        "rounds": [
-            {
-                "segments": list(r.segments),
-                "children": r.children,
-                "judges": r.judges if r.select else None,
-                "stage": r.stage,
-                "select": r.select and r.select.name,
-            }
-            for r in rounds
-        ],
         **result.to_json(),
         **{
             role: {
-                "path": node.path,
+                "path": paths.to_json(node.path),
                 "panel": value,
                 "scores": node.scores,
                 **_grade(models, node, prompt),
@@ -250,6 +255,7 @@ def _write(
     apart: SearchResult | None,
     num_segments: int,
 ) -> None:
+    start = time.perf_counter()
     video = dict(config.video)
     media.write_mp4(folder / "best.mp4", result.best.frames, **video)
     media.write_gif(folder / "best.gif", result.best.frames, **video)
@@ -259,6 +265,7 @@ def _write(
         title=tree["prompt"],
         subtitle=summary.describe(config, tree),
     )
+    result.ledger["io"].seconds += time.perf_counter() - start
     costs = {
         "search": result.ledger.to_json(),
         "single_sample": apart and apart.ledger.to_json(),
@@ -269,11 +276,11 @@ def _write(
 
 def _rows(result: SearchResult, num_segments: int) -> list[Row]:
     """The contact sheet's rows: finished paths, and each pruned path where it ended."""
-    nodes = {node.path: node for node in result.nodes}
-    standings = _standings(result.nodes)
+    nodes = {node.path: node for node in result.nodes if node.fidelity == "full"}
+    standings = _standings(nodes.values())
     rows = []
-    for node in result.nodes:
-        finished = len(node.path) == num_segments
+    for node in nodes.values():
+        finished = node.depth == num_segments and node.latents is not None
         if node.kept and not finished:
             continue
         scores, standing = {}, {}
@@ -291,7 +298,7 @@ def _rows(result: SearchResult, num_segments: int) -> list[Row]:
                 frames=np.zeros((0, 1, 1, 3)) if node.frames is None else node.frames,
                 scores=scores,
                 standing=standing,
-                pruned_at=None if finished else len(node.path) - 1,
+                pruned_at=None if finished else node.depth - 1,
                 winner=node.path == result.best.path,
                 note="no search" if finished and not any(node.path) else "",
             )
@@ -299,7 +306,7 @@ def _rows(result: SearchResult, num_segments: int) -> list[Row]:
     return rows
 
 
-def _standings(nodes: Sequence[Node]) -> dict[tuple, dict[str, float]]:
+def _standings(nodes: Collection[Node]) -> dict[tuple, dict[str, float]]:
     """By path and verifier, where a score lies between the worst and the best of its round."""
     standings = {node.path: {} for node in nodes}
     columns: dict[tuple, dict[tuple, float]] = {}

@@ -7,10 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
+from ml_collections import ConfigDict
+
 from experiments.cli import UsageError
 from tts_jax.checkpoints import flatten
 from tts_jax.generators import EMBEDDED, load_generator
 from tts_jax.generators.protocol import Generator
+from tts_jax.language.stage_prompts import StagePrompts, load_stage_prompts
+from tts_jax.parallel import branch_mesh
+from tts_jax.search import Search
 from tts_jax.verifiers import load_verifier
 from tts_jax.verifiers.panel import Panel
 
@@ -24,8 +29,8 @@ class Models:
     Attributes:
       generator, generator_params: the video model.
       panel, verifier_params: the verifiers, and their parameters by name.
-      world: the module of the captioned world the generator was trained on, which knows stage
-        prompts and grades, or None.
+      world: the module of the captioned world the generator was trained on, which grades, or None.
+      stage_prompts: splits a prompt for the verifiers of each stage.
     """
 
     generator: Generator
@@ -33,6 +38,7 @@ class Models:
     panel: Panel
     verifier_params: dict[str, dict]
     world: ModuleType | None
+    stage_prompts: StagePrompts
 
     def check(self, prompts: Sequence[str]) -> None:
         """Refuses prompts that the models cannot take, before anything is computed.
@@ -51,12 +57,6 @@ class Models:
                     self.world.parse(prompt)
                 except ValueError as error:
                     raise UsageError(str(error)) from error
-
-    def stage_prompts(self, prompt: str) -> tuple[str, str, str]:
-        """The prompt for the verifiers of each stage: static scene, action, ending."""
-        if self.world is None:
-            return prompt, prompt, prompt
-        return self.world.stage_prompts(prompt)
 
 
 def load_models(config: Mapping) -> Models:
@@ -78,7 +78,20 @@ def load_models(config: Mapping) -> Models:
             [verifier for verifier, _ in loaded],
             [float(entry["weight"]) for entry in config.verifiers],
             config.panel.aggregation,
+            guards={
+                verifier.name: entry["floor"]
+                for (verifier, _), entry in zip(loaded, config.verifiers, strict=True)
+                if entry.get("floor") is not None
+            },
+            held_out=[
+                verifier.name
+                for (verifier, _), entry in zip(loaded, config.verifiers, strict=True)
+                if entry.get("held_out")
+            ],
         )
+        world = _world(checkpoint)
+        stages = config.get("stage_prompts", {"source": "world" if world else "prompt"})
+        stage_prompts = load_stage_prompts(stages, world)
     except ValueError as error:
         raise UsageError(str(error)) from error
     return Models(
@@ -86,7 +99,21 @@ def load_models(config: Mapping) -> Models:
         generator_params=generator_params,
         panel=panel,
         verifier_params={verifier.name: params for verifier, params in loaded},
-        world=_world(checkpoint),
+        world=world,
+        stage_prompts=stage_prompts,
+    )
+
+
+def load_search(config: ConfigDict, models: Models, exact: bool | None = None) -> Search:
+    """The models on the mesh of a config; `exact` as in `Search`."""
+    return Search(
+        models.generator,
+        models.generator_params,
+        models.panel,
+        models.verifier_params,
+        mesh=branch_mesh(config.mesh.branch),
+        micro_batch=config.micro_batch,
+        exact=exact,
     )
 
 

@@ -12,16 +12,17 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.models import Models, parameter_count
-from tts_jax.search.rounds import Round, plan
+from tts_jax.search import Budget, Outline, Plan, load_preset, plan
 
 _LISTED = 40
+_ROUNDS = 12
 
 
 def print_setup(
     console: Console,
     config: ConfigDict,
     models: Models,
-    rounds: Sequence[Round],
+    outline: Outline,
     prompts: Sequence[str],
     workdir: Path,
     cache: Path | None,
@@ -29,12 +30,14 @@ def print_setup(
     """Says what runs where, before it does."""
     device = jax.devices()[0]
     count = config.mesh.branch or jax.device_count()
-    plans = plan(rounds, models.generator)
+    found = plan(load_preset(config.search), outline, "tied", budget=Budget(nfe=config.budget.nfe))
+    limits = [f"{limit:g} {name}" for name, limit in config.budget.items() if limit]
     verifiers = (
         f"{name} x {weight:g}"
         for name, weight in zip(models.panel.names, models.panel.weights, strict=True)
     )
-    widths = " > ".join(f"{p.width}" for p in plans)
+    widths = " > ".join(f"{r.width}" for r in found.rounds[:_ROUNDS])
+    widths += " > ..." * (len(found.rounds) > _ROUNDS)
     table = Table.grid(padding=(0, 2))
     for name, text in {
         "tts_jax": f"{metadata.version('tts_jax')} on jax {jax.__version__}, "
@@ -44,7 +47,9 @@ def print_setup(
         f"{models.generator.num_segments} segments",
         "verifiers": f"{', '.join(verifiers)}; {config.panel.aggregation}",
         "search": f"{config.search.preset}, {widths} branches, at most "
-        f"{sum(p.nfe for p in plans)} denoiser calls and {sum(p.decodes for p in plans)} decodes",
+        f"{found.nfe} denoiser calls and {found.decodes} decodes"
+        + f"; budget {', '.join(limits)}"
+        * bool(limits),
         "prompts": f"{len(prompts)}, seed {config.seed}",
         "programs": f"kept in {cache}" if cache else "not kept between runs",
         "workdir": str(workdir),
@@ -52,6 +57,52 @@ def print_setup(
         table.add_row(f"[bold]{name}[/]", text)
     console.print(table)
     console.print()
+
+
+def print_plan(
+    console: Console, config: ConfigDict, models: Models, distinct: Plan, tied: Plan
+) -> None:
+    """What a search takes, round by round.
+
+    Args:
+      console: where to print.
+      config: names the preset.
+      models: judge.
+      distinct: the plan when all scores differ.
+      tied: the plan when all are equal.
+    """
+    table = _table(f"{config.search.preset}, one prompt")
+    for name in ("round", "segments", "parents", "branches", "judged by", "decodes"):
+        table.add_column(name, justify="left" if name == "judged by" else "right")
+    for name in ("verifier calls", "NFE", "GFLOP"):
+        table.add_column(name, justify="right")
+    judges = {
+        None: 0,
+        "panel": len(models.panel.verifiers),
+        "image": sum(v.needs == "image" for v in models.panel.verifiers),
+    }
+    for number, r in enumerate(distinct.rounds):
+        stage = "" if r.stage is None else f", stage {r.stage + 1}"
+        table.add_row(
+            str(number),
+            f"{r.start} to {r.to}" + " (draft)" * (r.fidelity == "draft"),
+            str(r.parents),
+            str(r.width),
+            (r.judges or "") + stage * bool(r.judges),
+            str(r.decodes or ""),
+            str(r.decodes * judges[r.judges] or ""),
+            f"{r.cost.nfe:,}",
+            f"{(r.cost.flops + r.cost.padding_flops) / 1e9:,.2f}",
+        )
+    table.add_section()
+    for label, found in (("all", distinct), ("all, if scores tie", tied)):
+        calls = sum(r.decodes * judges[r.judges] for r in found.rounds)
+        width = sum(r.width for r in found.rounds)
+        row = (str(width), "", str(found.decodes), str(calls), f"{found.nfe:,}")
+        table.add_row(label, "", "", *row, f"{found.flops / 1e9:,.2f}")
+    console.print(table)
+    if distinct.cut or tied.cut:
+        console.print("The budget makes the search smaller than it is configured.")
 
 
 def describe(config: ConfigDict, tree: Mapping) -> str:
@@ -104,7 +155,7 @@ def _detail(tree: Mapping) -> Table:
     if oracle:
         table.add_column("oracle")
     for label, role in (("winner", tree["winner"]), ("single sample", tree["single"])):
-        path = ".".join(map(str, role["path"]))
+        path = " ".join(map(str, role["path"]))
         scores = [_number(role["scores"][name]) for name in names]
         grade = [_oracle(role)] if oracle else []
         table.add_row(label, path, _number(role["panel"]), *scores, *grade)

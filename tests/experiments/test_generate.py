@@ -159,7 +159,7 @@ def test_the_last_lines_tell_score_grade_cost_and_place(done, checkpoint, capsys
         ([f"--prompt={PROMPT}", "--config.search.branching=many"], "branching has 1 entries"),
         ([f"--prompt={PROMPT}", "--config.search.keep=('a',)"], "config.search has a field"),
         ([f"--prompt={PROMPT}", "--config.search.preset=magic"], "preset 'magic'"),
-        ([f"--prompt={PROMPT}", "--config.budget.nfe=5"], "config.budget.nfe is 5"),
+        ([f"--prompt={PROMPT}", "--config.budget.nfe=5"], "too small for one video: 30 nfe of 5"),
         ([f"--prompt={PROMPT}", "--config.mesh.branch=4096"], "4096 devices"),
         ([f"--prompt={PROMPT}", "--config.micro_batch=-1"], "micro_batch is -1"),
         ([f"--prompt={PROMPT}", "--seed=-1"], "--seed=-1"),
