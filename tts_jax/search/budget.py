@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from tts_jax.search.ledger import Cost, Ledger
 from tts_jax.search.rounds import Round, SearchConfigError, per_parent
+from tts_jax.search.selection import ranked
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,8 @@ def total(*ledgers: Ledger) -> Cost:
 def largest_part(request: Round, fits: Callable[[Round], bool]) -> Round | None:
     """The largest beginning of a round that fits; None if nothing of it does.
 
-    Children are taken in turn: the first child of every parent, then the second of each.
+    Children are taken in turn, the first child of every parent, then the second of each; in each
+    turn better parents come first.
 
     Args:
       request: the round.
@@ -89,9 +91,14 @@ def first_children(request: Round, count: int) -> Round:
     if request.along:
         return replace(request, along=request.along[:count])
     children = per_parent(request.children, request.parents)
-    turns = sorted((turn, i) for i, own in enumerate(children) for turn in range(own))
+    standing = {id(node): place for place, node in enumerate(ranked(request.parents))}
+    turns = sorted(
+        (turn, standing[id(request.parents[i])], i)
+        for i, own in enumerate(children)
+        for turn in range(own)
+    )
     left = [0] * len(children)
-    for _, i in turns[:count]:
+    for *_, i in turns[:count]:
         left[i] += 1
     first = per_parent(request.first_child, request.parents)
     chosen = [i for i, own in enumerate(left) if own]

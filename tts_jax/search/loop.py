@@ -11,13 +11,18 @@ from typing import Protocol
 import numpy as np
 
 from tts_jax.search import paths
-from tts_jax.search.budget import Budget, largest_part
+from tts_jax.search.budget import Budget, first_children, largest_part
 from tts_jax.search.growth import check, children
 from tts_jax.search.ledger import Cost
 from tts_jax.search.paths import Path
 from tts_jax.search.presets import Preset
 from tts_jax.search.rounds import Outline, Round, SearchConfigError
+from tts_jax.search.selection import ranked
 from tts_jax.search.tree import ROOT, Node
+
+
+# Labels the video that tells a budget in seconds how long videos take.
+MEASURED = "measured first"
 
 
 class Executor(Protocol):
@@ -46,6 +51,19 @@ class Executor(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Done:
+    """A round that has been executed.
+
+    Attributes:
+      label: of the round.
+      nodes: what came of it.
+    """
+
+    label: str
+    nodes: Sequence[Node]
+
+
 @dataclass
 class Record:
     """What a search has done.
@@ -64,6 +82,13 @@ class Record:
     cut: bool = False
     weights: dict[Path, float] | None = None
 
+    def done(self) -> list[Done]:
+        """The rounds with their nodes."""
+        nodes: list[list[Node]] = [[] for _ in self.requests]
+        for node in self.nodes:
+            nodes[node.round].append(node)
+        return [Done(r.label, own) for r, own in zip(self.requests, nodes, strict=True)]
+
     def candidates(self, num_segments: int) -> list[Node]:
         """The judged whole videos."""
         return [
@@ -80,9 +105,9 @@ def drive(
     seed: int = 0,
     prompt_index: int = 0,
     budget: Budget | None = None,
-    recorded: Sequence[Sequence[Node]] = (),
+    recorded: Sequence[Done] = (),
     resumed: Callable[[], None] | None = None,
-    after_round: Callable[[Record, Sequence[Node]], None] | None = None,
+    after_round: Callable[[Record], None] | None = None,
 ) -> Record:
     """Runs a search to its end, or to the end of its budget.
 
@@ -94,18 +119,20 @@ def drive(
       executor: executes rounds.
       seed, prompt_index: of the preset's own random choices.
       budget: limits.
-      recorded: nodes of rounds that an earlier start has executed.
-      resumed: called when those are at an end.
-      after_round: called with the record and the nodes still held, before each further round.
+      recorded: rounds that an earlier start has executed.
+      resumed: called when those are at an end, before the next round.
+      after_round: called with the record before each further round, when the executor holds what
+        that round needs and nothing else.
 
     Raises:
-      SearchConfigError: rounds that make no search, or a budget that no video fits.
+      SearchConfigError: rounds that make no search, or not the recorded one, or a budget that no
+        video fits.
     """
     outline, budget = executor.outline, budget or Budget()
     rounds = preset(outline, np.random.default_rng([seed, prompt_index]))
     loop = _Loop(executor, budget, Record(), list(recorded), resumed, after_round)
-    if budget.seconds and not loop.measured():
-        loop.round(_whole_video([ROOT], outline, "measured first"))
+    if recorded[0].label == MEASURED if recorded else budget.seconds and not loop.measured():
+        loop.round(_whole_video([ROOT], outline, MEASURED))
     answer = None
     while True:
         try:
@@ -136,9 +163,9 @@ class _Loop:
     executor: Executor
     budget: Budget
     record: Record
-    recorded: list[Sequence[Node]]
+    recorded: list[Done]
     resumed: Callable[[], None] | None
-    after_round: Callable[[Record, Sequence[Node]], None] | None
+    after_round: Callable[[Record], None] | None
     live: list[Node] = field(default_factory=list)
     held: list[Node] = field(default_factory=list)
 
@@ -156,8 +183,13 @@ class _Loop:
                     f"round {len(record.requests)} goes on from {paths.to_json(node.path)}, "
                     "which no longer exists"
                 )
-        done = len(record.requests) < len(self.recorded)
-        if not done:
+        number = len(record.requests)
+        done = self.recorded[number] if number < len(self.recorded) else None
+        if done:
+            request = self._as_executed(request, done)
+        else:
+            if number == len(self.recorded) and self.resumed:
+                self.resumed()
             request = self._affordable(request, reserve)
             if request is None:
                 record.cut = True
@@ -166,15 +198,11 @@ class _Loop:
         for node in held:
             node.kept = True
         if done:
-            nodes = list(self.recorded[len(record.requests)])
-            record.cut |= len(nodes) < len(children(request))
+            nodes = list(done.nodes)
         else:
             self.executor.forget_all_but(held)
-            if self.resumed and self.recorded and len(record.requests) == len(self.recorded):
-                self.resumed()
-            elif self.after_round and record.requests:
-                self.after_round(record, held)
-            number = len(record.requests)
+            if self.after_round and number > len(self.recorded):
+                self.after_round(record)
             nodes = [
                 Node(path, parent, number, fidelity=request.fidelity)
                 for path, parent in children(request).items()
@@ -187,10 +215,23 @@ class _Loop:
         self._crown(nodes)
         return nodes
 
+    def _as_executed(self, request: Round, done: Done) -> Round:
+        """The part of a round that an earlier start could afford."""
+        part = request
+        if len(done.nodes) < len(children(request)):
+            part = first_children(request, len(done.nodes))
+            self.record.cut = True
+        if done.label != part.label or list(children(part)) != [n.path for n in done.nodes]:
+            raise SearchConfigError(
+                f"round {len(self.record.requests)} is not the one that was saved; the search has "
+                "changed and must start anew"
+            )
+        return part
+
     def best_branch(self) -> Node:
         """What to finish when the budget is at its end."""
         full = [node for node in self.live + self.held if node.fidelity == "full"]
-        return min(full, key=lambda n: (-_comparable(n.value), paths.order(n.path)), default=ROOT)
+        return ranked(full)[0] if full else ROOT
 
     def _affordable(self, request: Round, reserve: bool) -> Round | None:
         if not self.budget:
