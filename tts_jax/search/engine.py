@@ -6,6 +6,7 @@ W branches  V verifiers  T frames  H W frame size.
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import jax
@@ -22,11 +23,13 @@ from tts_jax.search.forest import (
     Name,
     PricedForest,
     SearchFault,
+    Seen,
     reraise_unless_out_of_memory,
+    timed,
 )
 from tts_jax.search.growth import children, growths
 from tts_jax.search.ledger import Cost, Ledger
-from tts_jax.search.loop import Record, drive
+from tts_jax.search.loop import Done, Record, drive
 from tts_jax.search.paths import Path
 from tts_jax.search.plan import Plan, bounds, plan
 from tts_jax.search.presets import Preset
@@ -108,13 +111,13 @@ class Saved:
     """A search between two rounds.
 
     Attributes:
-      rounds: the nodes of each executed round, whole videos with frames and latents.
-      states: every held branch with its keys.
+      rounds: those executed, with the frames and latents that their nodes hold.
+      states: of every held branch with its keys, the leaves.
       ledger: the cost so far.
     """
 
-    rounds: list[list[Node]]
-    states: dict[Name, Any]
+    rounds: list[Done]
+    states: dict[Name, list[np.ndarray]]
     ledger: Ledger
 
 
@@ -122,11 +125,22 @@ class Store(Protocol):
     """Where a search is kept between rounds."""
 
     def load(self) -> Saved | None:
-        """What was saved last; None if nothing was."""
+        """What was saved last; None if nothing was.
+
+        Raises:
+          SearchFault: it cannot be read, or is of another search.
+        """
         ...
 
     def save(self, saved: Saved) -> None:
-        """Keeps this instead of what was saved before, atomically."""
+        """Keeps this instead of what was saved before, atomically.
+
+        Args:
+          saved: the search that was loaded or saved before, some rounds later.
+
+        Raises:
+          SearchFault: it cannot be written.
+        """
         ...
 
 
@@ -282,22 +296,16 @@ class Search:
         run.begin(stage_prompts, keep_frames, progress)
         saved = store and store.load()
 
-        def resumed():
-            run.forest.restore(saved.states)
-            run.ledger = saved.ledger
-
-        def after_round(record: Record, held: Sequence[Node]):
-            done: list[list[Node]] = [[] for _ in record.requests]
-            for node in record.nodes:
-                done[node.round].append(node)
-            store.save(Saved(done, run.forest.states(), run.ledger))
+        def after_round(record: Record):
+            with timed(run.ledger["io"]):
+                store.save(Saved(record.done(), run.forest.states(), run.ledger))
 
         record = drive(
             preset,
             run,
             budget=budget,
             recorded=saved.rounds if saved else (),
-            resumed=resumed if saved else None,
+            resumed=partial(run.resume, saved) if saved else None,
             after_round=after_round if store else None,
             **options,
         )
@@ -386,13 +394,16 @@ class _Run:
         self._stages, self._keep_frames, self._progress = len(stage_prompts), keep_frames, progress
         self._priced = PricedForest(self.forest)
 
+    def resume(self, saved: Saved) -> None:
+        """Goes on after the saved rounds."""
+        self.forest.restore(saved.states)
+        self.forest.ledger = saved.ledger
+        self._done = len(saved.rounds)
+        self.models.programs.assume(saved.ledger)
+
     @property
     def ledger(self) -> Ledger:
         return self.forest.ledger
-
-    @ledger.setter
-    def ledger(self, ledger: Ledger) -> None:
-        self.forest.ledger = ledger
 
     @property
     def measured(self) -> bool:
@@ -409,9 +420,12 @@ class _Run:
         if request.judges:
             width = self._bound(request)[2]
             panel = self.models.judges[self._judges(request)]
-            for _, seen in self._blocks(forest, request, list(made), width):
-                asked, last = self._asked(panel, request), request.judges == "image"
+            asked, last = self._asked(panel, request), request.judges == "image"
+
+            def score(_, seen):
                 forest.score(asked, seen, self._queries[0], last)
+
+            self._look(forest, request, list(made), width, score)
         return total(forest.ledger)
 
     def execute(self, request: Round, nodes: Sequence[Node]) -> None:
@@ -458,20 +472,29 @@ class _Run:
             done = [path for path in step.parents if last_use[path] == number and path not in held]
             forest.drop(request.fidelity, done)
 
-    def _blocks(self, forest: Forest, request: Round, made: Sequence[Path], width: int):
-        """What can be seen of a round's branches, and which: pairs of a slice and `Seen`."""
+    def _look(
+        self,
+        forest: Forest,
+        request: Round,
+        made: Sequence[Path],
+        width: int,
+        use: Callable[[slice, Seen], None],
+    ) -> None:
+        """Has what can be seen of a round's branches used, block by block.
+
+        A block that does not fit in memory is seen again in halves.
+        """
         start = 0
         while start < len(made):
             rows = self.models.layout(width, 1, share=False).rows
             part = slice(start, start + rows)
             try:
-                seen = forest.look(request.fidelity, made[part], request.estimate, rows)
+                use(part, forest.look(request.fidelity, made[part], request.estimate, rows))
             except jax.errors.JaxRuntimeError as error:
                 reraise_unless_out_of_memory(error)
                 self.models.without_memory_for(rows // self.models.mesh.shape[BRANCH])
-                continue
-            yield part, seen
-            start += rows
+            else:
+                start += rows
 
     def _judges(self, request: Round) -> str:
         if request.judges not in self.models.judges:
@@ -499,9 +522,10 @@ class _Run:
         complete = request.to == self.outline.num_segments and request.fidelity == "full"
         scores = np.full((len(nodes), len(panel.names)), np.nan, np.float32)
         columns = [panel.names.index(verifier.name) for verifier in asked]
-        for part, seen in self._blocks(self.forest, request, [n.path for n in nodes], width):
-            found = self.forest.score(asked, seen, self._queries[stage], request.judges == "image")
-            block = nodes[part]
+
+        def score(part: slice, seen: Seen):
+            block, last = nodes[part], request.judges == "image"
+            found = self.forest.score(asked, seen, self._queries[stage], last)
             rows = np.stack(jax.device_get(found), 1)[: len(block)]
             sound = np.asarray(seen.sound)[: len(block)]
             scores[part, columns] = np.where(sound[:, None], rows, np.nan)
@@ -511,6 +535,8 @@ class _Run:
             ):
                 for node, value in zip(block, np.asarray(blocks), strict=False) if wanted else ():
                     setattr(node, name, value)
+
+        self._look(self.forest, request, [node.path for node in nodes], width, score)
         values = self.forest.value(panel, scores, width, request.aggregation)
         for node, row, value in zip(nodes, scores, values, strict=True):
             node.scores = {

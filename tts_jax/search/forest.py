@@ -92,7 +92,7 @@ class Forest:
 
     def _condition(self, fidelity: str):
         if fidelity not in self._conditions:
-            with _timed(self.ledger["text"]):
+            with timed(self.ledger["text"]):
                 generator = self.models.generators[fidelity]
                 found = generator.encode(self.models.params, [self.prompt])
                 found = jax.tree.map(lambda x: np.asarray(x)[0], found)
@@ -101,7 +101,7 @@ class Forest:
 
     def prepare(self, prompts: Sequence[str]) -> list[dict]:
         """The verifiers' queries of each prompt."""
-        with _timed(self.ledger["text"]):
+        with timed(self.ledger["text"]):
             queries = jax.device_get(
                 self.models.panel.prepare(self.models.verifier_params, prompts)
             )
@@ -374,23 +374,33 @@ class Forest:
         function = partial(panel.value, aggregation=aggregation)
         return np.asarray(self._call("search", key, lambda: function, *args))[: len(scores)]
 
-    def states(self) -> dict[Name, Any]:
-        """Every held branch with its keys, on the host."""
-        pools = {number: jax.device_get(pool) for number, pool in self._pools.items()}
+    def states(self) -> dict[Name, list[np.ndarray]]:
+        """The leaves of every held branch with its keys, on the host."""
+        pools = {
+            number: jax.device_get(jax.tree.leaves(pool)) for number, pool in self._pools.items()
+        }
         return {
-            name: jax.tree.map(lambda x, at=place.slot: np.asarray(x[at]), pools[place.pool])
+            name: [np.asarray(leaf[place.slot]) for leaf in pools[place.pool]]
             for name, place in self._places.items()
             if name.path
         }
 
-    def restore(self, states: Mapping[Name, Any]) -> None:
-        """Holds these branches, as `states` gives them, instead of any other."""
+    def restore(self, states: Mapping[Name, Sequence[np.ndarray]]) -> None:
+        """Holds these branches, as `states` gives them, instead of any other.
+
+        Raises:
+          SearchFault: they are of another generator.
+        """
         self._places, self._pools = {}, {}
         devices = self.mesh.shape[BRANCH]
         for fidelity in {name.fidelity for name in states}:
             own = {name: state for name, state in states.items() if name.fidelity == fidelity}
+            leaves, tree = jax.tree.flatten(self._root(fidelity))
+            wanted = [(leaf.shape[1:], leaf.dtype) for leaf in leaves]
+            if any([(x.shape, x.dtype) for x in state] != wanted for state in own.values()):
+                raise SearchFault("the saved branches are not those of this generator")
             filled = [*own.values(), *[next(iter(own.values()))] * (-len(own) % devices)]
-            pool = jax.tree.map(lambda *leaves: np.stack(leaves), *filled)
+            pool = jax.tree.unflatten(tree, [np.stack(x) for x in zip(*filled, strict=True)])
             number = self._add(self._divide(pool))
             self._places |= {name: Place(number, slot) for slot, name in enumerate(own)}
 
@@ -516,7 +526,8 @@ def reraise_unless_out_of_memory(error: Exception) -> None:
 
 
 @contextmanager
-def _timed(cost: Cost) -> Iterator[None]:
+def timed(cost: Cost) -> Iterator[None]:
+    """Charges the time that something takes."""
     start = time.perf_counter()
     yield
     cost.seconds += time.perf_counter() - start

@@ -20,7 +20,6 @@ from tts_jax.search.rounds import Outline, Round, SearchConfigError
 from tts_jax.search.selection import ranked
 from tts_jax.search.tree import ROOT, Node
 
-
 # Labels the video that tells a budget in seconds how long videos take.
 MEASURED = "measured first"
 

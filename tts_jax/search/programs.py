@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 from tts_jax.search.flops import jaxpr_flops
-from tts_jax.search.ledger import Cost
+from tts_jax.search.ledger import Cost, Ledger
 
 # What a call may take above the slowest seen so far.
 MARGIN = 1.25
@@ -18,6 +18,7 @@ class Programs:
 
     def __init__(self):
         self._traced, self._built, self._slowest = {}, {}, {}
+        self._assumed = 0.0
 
     def __len__(self) -> int:
         """Executables built so far."""
@@ -95,10 +96,16 @@ class Programs:
         else:
             seconds = flops * max(
                 (s / self._traced[n][1] for n, s in self._slowest.items() if self._traced[n][1]),
-                default=0.0,
+                default=self._assumed,
             )
         cost += _work(live, dead, nfe, flops, seconds * MARGIN)
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), traced.out_info)
+
+    def assume(self, ledger: Ledger) -> None:
+        """Takes the rate of an earlier start until a program has run."""
+        costs = [ledger[component] for component in ledger]
+        rates = [c.seconds / (c.flops + c.padding_flops) for c in costs if c.flops]
+        self._assumed = max(rates, default=0.0)
 
     @property
     def measured(self) -> bool:
