@@ -1,5 +1,7 @@
 """A network of a published checkpoint: where its weights go, and what its `config.json` may say."""
 
+import dataclasses
+import typing
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -130,6 +132,8 @@ def interpret(component: Component, fields: Mapping) -> tuple[Any, Any, dict | N
     config = graph = like = None
     try:
         config = component.published() if component.read is None else component.read(seen)
+        if wrong := list(mistyped(config)):
+            raise ConversionError(", ".join(wrong))
         graph, like = component.abstract(config)
     except KeyError as error:
         faults.append(f"field {error} is missing")
@@ -140,6 +144,29 @@ def interpret(component: Component, fields: Mapping) -> tuple[Any, Any, dict | N
         unknown = sorted(seen.unread(INERT | component.inert))
         faults += [f"field {name!r} is unknown" for name in unknown]
     return config, graph, like, faults
+
+
+def mistyped(config) -> Iterator[str]:
+    """What in a config, a dataclass, is not of the type that its class declares."""
+    for name, declared in typing.get_type_hints(type(config)).items():
+        value = getattr(config, name)
+        if dataclasses.is_dataclass(value):
+            yield from mistyped(value)
+        elif not _is_of(value, declared):
+            yield f"{name} cannot be {value!r}"
+
+
+def _is_of(value, declared) -> bool:
+    kinds = typing.get_args(declared)
+    if typing.get_origin(declared) is tuple:
+        return isinstance(value, tuple) and all(_is_of(item, kinds[0]) for item in value)
+    if kinds:
+        return any(_is_of(value, kind) for kind in kinds)
+    if declared is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if declared is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, declared)
 
 
 class Fields(Mapping):

@@ -15,7 +15,7 @@ from converters.sources import ConversionError
 from tts_jax.checkpoints import ORBAX
 
 _CHUNK = 64 << 20  # bytes; what a device reads when it wants a part of an array
-_BATCH = 256 << 20
+_LEAST, _MOST = 1 << 20, 256 << 20  # bytes written at once, but for larger parameters
 
 
 class Writer:
@@ -38,7 +38,7 @@ class Writer:
         self._folder = folder.absolute()
         self._temporary = self._folder.with_name(self._folder.name + ".part")
         self._params = self._temporary / ORBAX
-        self._limit = min(largest // 8, _BATCH)
+        self._limit = min(max(largest // 8, _LEAST), _MOST)
         self._held: dict[str, dict[str, np.ndarray]] = {}
         self._bytes = 0
         if self._folder.exists() and not (

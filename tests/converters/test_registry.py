@@ -1,0 +1,90 @@
+"""At full size, without weights: every published tensor and every parameter has its counterpart."""
+
+import json
+import math
+
+import pytest
+
+from converters.components import mistyped
+from converters.core import check
+from converters.registry import COMPONENTS, MODELS
+from tts_jax.checkpoints import flatten
+
+LISTED = [
+    name for name in COMPONENTS if name not in ("clip_l_text", "open_clip_bigg_text", "viclip")
+]
+
+
+def shapes_of_text_tower(**sizes):
+    """Names and shapes of a text tower of transformers, without its weights."""
+    import torch
+    import transformers
+
+    with torch.device("meta"):
+        tower = transformers.CLIPTextModelWithProjection(transformers.CLIPTextConfig(**sizes))
+    return {name: list(tensor.shape) for name, tensor in tower.state_dict().items()}
+
+
+@pytest.fixture
+def manifest(golden):
+    """`manifest(name)`: the published names and shapes of a component."""
+
+    def read(name):
+        if name == "clip_l_text":
+            return shapes_of_text_tower(
+                hidden_size=768, intermediate_size=3072, num_attention_heads=12, projection_dim=768
+            )
+        if name == "open_clip_bigg_text":
+            return shapes_of_text_tower(
+                hidden_size=1280,
+                intermediate_size=5120,
+                num_attention_heads=20,
+                num_hidden_layers=32,
+                projection_dim=1280,
+            )
+        return json.loads((golden("manifests") / f"{name}.json").read_text())
+
+    return read
+
+
+@pytest.mark.parametrize("name", [*LISTED, "clip_l_text", "open_clip_bigg_text"])
+def test_every_published_tensor_is_taken_once(manifest, name):
+    component, shapes = COMPONENTS[name], manifest(name)
+    config = component.published()
+    _, like = component.abstract(config)
+    steps = check(component.prepare(shapes), like, component.table(config), component.ignored)
+    taken = {step.source for step in steps}
+    assert len(taken) == len(steps)
+    ours = sum(math.prod(leaf.shape) for leaf in flatten(like).values())
+    assert ours == sum(math.prod(shapes[name]) for name in taken)
+
+
+@pytest.mark.parametrize("name", LISTED)
+def test_a_tensor_more_or_less_or_turned_is_noticed(manifest, name):
+    component, shapes = COMPONENTS[name], manifest(name)
+    config = component.published()
+    _, like = component.abstract(config)
+    steps = check(shapes, like, component.table(config), component.ignored)
+    names = [step.source for step in steps]
+    turned = next(n for n in names if len(set(shapes[n])) > 1)
+    damaged = {
+        "missing": {n: s for n, s in shapes.items() if n != names[-1]},
+        "added": shapes | {names[0] + "_ema": shapes[names[0]]},
+        "turned": shapes | {turned: shapes[turned][::-1]},
+    }
+    for fault, tensors in damaged.items():
+        with pytest.raises(ValueError, match=r"^[12] problem"):
+            check(tensors, like, component.table(config), component.ignored)
+            pytest.fail(f"{name}: {fault} went unnoticed")
+
+
+def test_every_model_is_made_of_registered_components():
+    for name, model in MODELS.items():
+        assert model.parts, name
+        for part in model.parts.values():
+            assert part.component in COMPONENTS
+
+
+@pytest.mark.parametrize("name", COMPONENTS)
+def test_the_published_config_is_of_its_declared_types(name):
+    assert not list(mistyped(COMPONENTS[name].published()))

@@ -1,0 +1,95 @@
+"""The verification passes what is right, fails what is wrong, and says by how much."""
+
+import shutil
+
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from converters import convert, verify
+
+VAE = "pyramid_flow_vae"
+
+
+def keep(folder, prefixes):
+    """Leaves in a golden folder only the tensors that begin so."""
+    path = folder / "io.safetensors"
+    tensors = {n: t for n, t in load_file(path).items() if n.startswith(prefixes)}
+    path.unlink()
+    save_file(tensors, path)
+
+
+@pytest.fixture
+def recorded(golden, tmp_path):
+    """A golden folder with the smallest calls only."""
+    folder = tmp_path / "golden" / VAE
+    shutil.copytree(golden(VAE), folder)
+    keep(folder, ("enc_t1.", "dec_t1."))
+    return folder
+
+
+def spoil(weights):
+    tensors = load_file(weights)
+    name = "post_quant_conv.conv.bias"
+    tensors[name] = tensors[name] + 0.01
+    weights.unlink()
+    save_file(tensors, weights)
+
+
+def test_a_wrong_weight_fails_the_calls_that_use_it(recorded, run, capsys):
+    assert run(verify, golden=recorded.parent) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3 and all("relative error" in line and "ok" in line for line in lines)
+    spoil(recorded / "weights.safetensors")
+    assert run(verify, golden=recorded) == 1
+    for line in capsys.readouterr().out.splitlines():
+        assert ("FAILED" in line) == ("dec_t1" in line)
+    assert run(verify, golden=recorded, rtol=1.0) == 0
+
+
+@pytest.mark.parametrize("name", ["pyramid_flow_flux", "pyramid_flow_mmdit"])
+def test_recorded_denoiser_calls_pass(golden, tmp_path, run, capsys, name):
+    folder = tmp_path / name
+    shutil.copytree(golden(name), folder)
+    keep(folder, "b_hist2.")
+    assert run(verify, golden=folder) == 0
+    assert "b_hist2.out.0" in capsys.readouterr().out
+
+
+def test_recorded_clip_embeddings_pass(golden, run, capsys):
+    assert run(verify, golden=golden("clip_readouts")) == 0
+    output = capsys.readouterr().out
+    for name in ("text_embeds", "image_embeds", "logits_per_image"):
+        assert name in output
+
+
+def test_a_converted_checkpoint_is_verified_with_its_own_weights(recorded, tmp_path, run, capsys):
+    assert run(convert, model=VAE, src=recorded, dst=tmp_path / "exact") == 0
+    assert run(convert, model=VAE, src=recorded, dst=tmp_path / "half", dtype="bfloat16") == 0
+    (recorded / "weights.safetensors").unlink()
+    (recorded / "config.json").unlink()
+    assert run(verify, golden=recorded, checkpoint=tmp_path / "exact") == 0
+    assert run(verify, golden=recorded, checkpoint=tmp_path / "half") == 1
+    assert run(verify, golden=recorded, checkpoint=tmp_path / "half", rtol=0.05) == 0
+    assert run(verify, golden=recorded) == 2
+    assert "config.json does not exist" in capsys.readouterr().err
+
+
+def test_what_cannot_be_verified_is_said(recorded, tmp_path, run, capsys):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert run(verify, golden=empty) == 2
+    assert run(verify, golden=tmp_path / "nowhere") == 2
+    assert run(verify, golden=recorded, checkpoint=empty) == 2
+    keep(recorded, "dec_t1.out")
+    assert run(verify, golden=recorded) == 2
+    keep(recorded, "none")
+    assert run(verify, golden=recorded) == 2
+    messages = capsys.readouterr().err
+    for part in (
+        "no golden folder",
+        "nowhere is not a folder",
+        "config.json does not exist",
+        "has no tensor 'dec_t1.in'",
+        "holds no input",
+    ):
+        assert part in messages
