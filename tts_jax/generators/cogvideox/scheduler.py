@@ -140,6 +140,12 @@ class Schedule:
         levels = self.levels[:-1], self._after
         return self._dpm(*levels) if self.solver == "dpm" else self._ddim(*levels)
 
+    def coefficients_between_stops(self, before: int, after: int) -> Coefficients:
+        """Of steps that change nothing, the solver's N, and more that change nothing."""
+        still = Coefficients(1.0, 0.0, 0.0, 0.0)
+        pairs = zip(self.coefficients, still, strict=True)
+        return Coefficients(*(np.pad(x, (before, after), constant_values=v) for x, v in pairs))
+
     def _ddim(self, level: np.ndarray, after: np.ndarray) -> Coefficients:
         fresh = self.noise_share**2 * (1 - after) / (1 - level) * (1 - level / after)
         carried = np.sqrt((1 - after - fresh) / (1 - level))

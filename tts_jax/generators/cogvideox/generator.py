@@ -1,0 +1,486 @@
+"""CogVideoX as a chain of segments: a segment is a block of denoising steps of the whole video.
+
+B texts  T latent frames  H W latent size  C channels  L tokens  N steps  P prompts.
+"""
+
+import dataclasses
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import Array
+
+from tts_jax.checkpoints import abstract_params, init_params
+from tts_jax.generators.cogvideox.scheduler import Coefficients, Schedule
+from tts_jax.generators.cogvideox.transformer import Transformer, TransformerConfig
+from tts_jax.generators.cogvideox.vae import DECODER_WINDOW, CausalVideoVAE, VAEConfig
+from tts_jax.generators.protocol import Look, Params
+from tts_jax.language.t5 import T5Config, T5Encoder
+from tts_jax.language.tokenizer import Tokenizer
+from tts_jax.solvers import diffusion, noise
+from tts_jax.solvers.noise import Key
+
+# Children are fold_in(key, index); no child has this index.
+NOISE_TAG = 0xFFFFFFFF
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplerConfig:
+    """How a video is sampled.
+
+    Attributes:
+      frames: of the video, 1 + a multiple of 8.
+      height, width: of the video in pixels.
+      text_length: tokens of a prompt, padding included; the denoiser sees them all.
+      steps: denoising steps, N.
+      steps_per_segment: of every segment but the last, which may be shorter.
+      draft_steps_per_segment: of the draft, a generator of as many segments.
+      guidance: guidance scale; guidance is on when it is above 1.
+      dynamic_guidance: see `Schedule.guidance`.
+      negative_prompt: what guidance leads away from.
+      tiled: whether frames are decoded in overlapping tiles, which takes less memory and gives
+        slightly other pixels.
+      solver, eta, snr_shift, beta_start, beta_end, num_train_timesteps: see `Schedule`.
+    """
+
+    frames: int = 49
+    height: int = 480
+    width: int = 720
+    text_length: int = 226
+    steps: int = 50
+    steps_per_segment: int = 5
+    draft_steps_per_segment: int = 1
+    guidance: float = 6.0
+    dynamic_guidance: bool = False
+    negative_prompt: str = ""
+    tiled: bool = False
+    solver: str
+    eta: float | None = None
+    snr_shift: float
+    beta_start: float = 0.00085
+    beta_end: float = 0.012
+    num_train_timesteps: int = 1000
+
+    def __post_init__(self):
+        for name in ("steps_per_segment", "draft_steps_per_segment"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; at least 1 is needed")
+        _ = self.schedule  # refuses impossible settings
+
+    @classmethod
+    def cogvideox_2b(cls) -> "SamplerConfig":
+        """As published for THUDM/CogVideoX-2b."""
+        return cls(solver="ddim", snr_shift=3.0)
+
+    @classmethod
+    def cogvideox_5b(cls) -> "SamplerConfig":
+        """As published for THUDM/CogVideoX-5b."""
+        return cls(solver="dpm", snr_shift=1.0, dynamic_guidance=True)
+
+    @classmethod
+    def from_reference(cls, scheduler: Mapping) -> "SamplerConfig":
+        """The published defaults with the tables of a parsed `scheduler_config.json`.
+
+        Raises:
+          ValueError: the file asks for something that neither checkpoint has.
+        """
+        fields = Schedule.read_reference(scheduler)
+        return cls(**fields, dynamic_guidance=fields["solver"] == "dpm")
+
+    @property
+    def guided(self) -> bool:
+        return self.guidance > 1
+
+    @cached_property
+    def schedule(self) -> Schedule:
+        """Timesteps, levels and solver."""
+        names = [field.name for field in dataclasses.fields(Schedule)]
+        return Schedule(**{name: getattr(self, name) for name in names})
+
+    @property
+    def num_segments(self) -> int:
+        return -(-self.steps // self.steps_per_segment)
+
+    def steps_before(self, segment: int) -> int:
+        """Steps done before a segment."""
+        return min(segment * self.steps_per_segment, self.steps)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CogVideoXConfig:
+    """The parts of a generator."""
+
+    t5: T5Config
+    transformer: TransformerConfig
+    vae: VAEConfig
+    sampler: SamplerConfig
+
+    def __post_init__(self):
+        vae, sampler, transformer = self.vae, self.sampler, self.transformer
+        if vae.latent_channels != transformer.latent_channels:
+            raise ValueError(
+                f"the VAE has {vae.latent_channels} latent channels, "
+                f"the denoiser {transformer.latent_channels}"
+            )
+        if transformer.text_width != self.t5.width:
+            raise ValueError(
+                f"the text encoder is {self.t5.width} wide, "
+                f"the denoiser wants {transformer.text_width}"
+            )
+        side = vae.spatial_factor * transformer.patch
+        clip = vae.temporal_factor * DECODER_WINDOW
+        if sampler.height % side or sampler.width % side or (sampler.frames - 1) % clip:
+            raise ValueError(
+                f"a video of {sampler.frames} frames of {sampler.height} x {sampler.width}: "
+                f"sides are multiples of {side}, frames 1 + a multiple of {clip}"
+            )
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int, int]:
+        """T, H, W, C of a video's latents."""
+        vae, sampler = self.vae, self.sampler
+        return (
+            1 + (sampler.frames - 1) // vae.temporal_factor,
+            sampler.height // vae.spatial_factor,
+            sampler.width // vae.spatial_factor,
+            vae.latent_channels,
+        )
+
+    @classmethod
+    def cogvideox_2b(cls) -> "CogVideoXConfig":
+        """THUDM/CogVideoX-2b."""
+        return cls(
+            t5=T5Config.t5_v1_1_xxl(),
+            transformer=TransformerConfig.cogvideox_2b(),
+            vae=VAEConfig.cogvideox_2b(),
+            sampler=SamplerConfig.cogvideox_2b(),
+        )
+
+    @classmethod
+    def cogvideox_5b(cls) -> "CogVideoXConfig":
+        """THUDM/CogVideoX-5b."""
+        return cls(
+            t5=T5Config.t5_v1_1_xxl(),
+            transformer=TransformerConfig.cogvideox_5b(),
+            vae=VAEConfig.cogvideox_5b(),
+            sampler=SamplerConfig.cogvideox_5b(),
+        )
+
+    @classmethod
+    def from_json(cls, fields: Mapping) -> "CogVideoXConfig":
+        """Reads the "generator" entry of a checkpoint's `config.json`.
+
+        Raises:
+          TypeError: an unknown or a missing field.
+        """
+        parts = {field.name: field.type for field in dataclasses.fields(cls)}
+        unknown = set(fields) - set(parts) - {"name"}
+        missing = set(parts) - set(fields)
+        if unknown or missing:
+            raise TypeError(f"unknown fields {sorted(unknown)}, missing fields {sorted(missing)}")
+
+        def build(part, values):
+            return part(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+        return cls(**{name: build(part, fields[name]) for name, part in parts.items()})
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Condition:
+    """What a prompt adds to the denoiser's inputs.
+
+    Attributes:
+      text: states of the negative prompt, if guided, and of the prompt, [B, L, D_text].
+      guidance: scale of each step, [N] float32.
+    """
+
+    text: Array
+    guidance: Array
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Branch:
+    """A partly denoised video, [T, H, W, C] each.
+
+    Attributes:
+      latents: the noisy state.
+      clean: the clean estimate at it.
+      previous: the clean estimate at the state one step before.
+    """
+
+    latents: Array
+    clean: Array
+    previous: Array
+
+
+class CogVideoX:
+    """The generator protocol over CogVideoX; see `tts_jax.generators.protocol.Generator`."""
+
+    name = "cogvideox"
+    renoises = True
+    looks_ahead = True
+
+    def __init__(self, config: CogVideoXConfig, tokenizer: Tokenizer):
+        """Builds the graphs; allocates no parameters.
+
+        Args:
+          config: sizes and settings.
+          tokenizer: gives rows of `config.sampler.text_length` tokens.
+        """
+        self.config = config
+        self.tokenizer = tokenizer
+        abstract = {name: abstract_params(build) for name, build in self._builders().items()}
+        self._graphs = {name: graph for name, (graph, _) in abstract.items()}
+        self.abstract_params = {name: params for name, (_, params) in abstract.items()}
+
+    def _builders(self):
+        config = self.config
+        return {
+            "t5": lambda: T5Encoder(config.t5, rngs=nnx.Rngs(0)),
+            "transformer": lambda: Transformer(config.transformer, rngs=nnx.Rngs(1)),
+            "vae": lambda: CausalVideoVAE(config.vae, rngs=nnx.Rngs(2)),
+        }
+
+    def init_params(self) -> dict:
+        """Untrained parameters, always the same."""
+        return {name: init_params(build)[1] for name, build in self._builders().items()}
+
+    @property
+    def num_segments(self) -> int:
+        """Blocks of steps."""
+        return self.config.sampler.num_segments
+
+    @property
+    def units(self) -> tuple[int, ...]:
+        """One unit, the video, of all segments."""
+        return (self.num_segments,)
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether the solver draws noise."""
+        return bool(self._schedule.coefficients.noise.any())
+
+    @property
+    def _schedule(self) -> Schedule:
+        return self.config.sampler.schedule
+
+    @cached_property
+    def _encode_texts(self):
+        return jax.jit(lambda params, tokens: nnx.merge(self._graphs["t5"], params)(tokens))
+
+    def encode(self, params: Params, prompts: Sequence[str]) -> Condition:
+        """Text conditions of prompts, each encoded by itself so that none depends on the others.
+
+        Args:
+          params: the model's parameters.
+          prompts: P texts.
+
+        Returns:
+          Condition with a leading prompt axis.
+
+        Raises:
+          ValueError: a prompt is empty or cannot be tokenised.
+        """
+        sampler = self.config.sampler
+        scales = self._schedule.guidance(sampler.guidance, dynamic=sampler.dynamic_guidance)
+        conditions = []
+        for prompt in prompts:
+            if not prompt.strip():
+                raise ValueError("the prompt is empty")
+            texts = [sampler.negative_prompt, prompt] if sampler.guided else [prompt]
+            tokens, _ = self.tokenizer.tokenize(texts)
+            states = self._encode_texts(params["t5"], jnp.asarray(tokens))
+            conditions.append(Condition(states, jnp.asarray(scales, jnp.float32)))
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *conditions)
+
+    def init(self, params: Params, condition: Condition, key: Key) -> Branch:
+        """A branch without any noise drawn; see the protocol."""
+        zeros = jnp.zeros(self.config.latent_shape)
+        return Branch(zeros, zeros, zeros)
+
+    def advance(
+        self,
+        params: Params,
+        condition: Condition,
+        branch: Branch,
+        key: Key,
+        segment: int | Array,
+        program: Hashable = None,
+    ) -> Branch:
+        """Takes a segment's steps; see the protocol. Segment 0 wants a Python int.
+
+        Each step starts from the clean estimate of the step before and ends with its own. Segment 0
+        begins with a step that only draws the initial noise.
+        """
+        count = self.config.sampler.steps_per_segment
+        indices = segment * count + jnp.arange(count)
+        key = noise.fold_in(key, NOISE_TAG)
+        if isinstance(segment, int | np.integer) and segment == 0:
+            indices = jnp.arange(-1, count)
+            start = noise.normal(noise.fold_in(key, 0), self.config.latent_shape)
+            branch = dataclasses.replace(branch, latents=start)
+        columns = self._schedule.coefficients_between_stops(1, count)
+
+        def step(branch: Branch, index: Array) -> tuple[Branch, None]:
+            row = Coefficients(*(jnp.asarray(x, jnp.float32)[index + 1] for x in columns))
+            latents = (
+                row.latents * branch.latents
+                + row.clean * branch.clean
+                + row.previous * branch.previous
+            )
+            if self.stochastic:
+                fresh = noise.normal(noise.fold_in(key, index + 2), latents.shape)
+                latents = latents + row.noise * fresh
+            clean = jax.lax.cond(
+                index + 1 < self.config.sampler.steps,
+                lambda: self._estimate_clean(params, condition, latents, index + 1),
+                lambda: latents,
+            )
+            return Branch(latents, clean, branch.clean), None
+
+        return jax.lax.scan(step, branch, indices)[0]
+
+    def _estimate_clean(
+        self, params: Params, condition: Condition, latents: Array, index: int | Array
+    ) -> Array:
+        """The guided clean estimate at the state before step `index`, [T, H, W, C]."""
+        schedule, texts = self._schedule, condition.text.shape[0]
+        index = jnp.asarray(index)
+        velocities = nnx.merge(self._graphs["transformer"], params["transformer"])(
+            jnp.broadcast_to(latents, (texts, *latents.shape)),
+            condition.text,
+            jnp.full(texts, jnp.asarray(schedule.timesteps, jnp.float32)[index]),
+        )
+        velocity = velocities[-1]
+        if texts > 1:
+            velocity = velocities[0] + condition.guidance[index] * (velocity - velocities[0])
+        level = jnp.asarray(schedule.levels, jnp.float32)[index]
+        return diffusion.split(latents, velocity, level, "velocity").clean
+
+    def estimate(
+        self,
+        params: Params,
+        condition: Condition,
+        branch: Branch,
+        segment: int,
+        look: Look = "committed",
+    ) -> Array:
+        """Latents of the whole video, [T, H, W, C]; see the protocol.
+
+        Steps that look ahead follow the ODE to the state of the last denoiser call, evenly in the
+        number of the step.
+
+        Raises:
+          ValueError: "committed", before the last segment is done.
+        """
+        done = self.config.sampler.steps_before(segment + 1)
+        if done == self.config.sampler.steps:
+            return branch.latents
+        if look == "committed":
+            raise ValueError(f"nothing of the video is committed after segment {segment}")
+        latents, clean = branch.latents, branch.clean
+        ahead = self._indices_ahead(segment, look)
+        levels = jnp.asarray(self._schedule.levels, jnp.float32)
+
+        def step(state, indices):
+            (latents, clean), (here, there) = state, indices
+            sigma = jnp.sqrt(1 - levels[here])
+            parts = diffusion.Parts(clean, (latents - jnp.sqrt(levels[here]) * clean) / sigma)
+            latents = diffusion.ode_step(parts, levels[there])
+            return (latents, self._estimate_clean(params, condition, latents, there)), None
+
+        if len(ahead):
+            pairs = np.append(done, ahead[:-1]), ahead
+            latents, clean = jax.lax.scan(step, (latents, clean), pairs)[0]
+        return clean
+
+    def _indices_ahead(self, segment: int, look: Look) -> np.ndarray:
+        """Steps at whose states an estimate calls the denoiser."""
+        sampler = self.config.sampler
+        done, last = sampler.steps_before(segment + 1), sampler.steps - 1
+        count = 0 if isinstance(look, str) else min(look, max(last - done, 0))
+        return np.round(np.linspace(done, last, count + 1)[1:]).astype(np.int32)
+
+    def estimate_nfe(self, segment: int, look: Look) -> int:
+        """Denoiser calls of an estimate: those of looking ahead."""
+        return len(self._indices_ahead(segment, look)) * self._calls_per_step
+
+    def renoise(
+        self,
+        params: Params,
+        condition: Condition,
+        branch: Branch,
+        key: Key,
+        segment: int,
+        to: int,
+        strength: Array,
+    ) -> Branch:
+        """Noises the video again, by the forward process; see the protocol.
+
+        `strength` multiplies the fresh noise: 1 is what the earlier level lacks. At depth 0 there
+        is nothing but noise, which segment 0 draws. The solver starts anew, with a first-order
+        step.
+        """
+        self._check_renoise(segment, to)
+        if not to:
+            return self.init(params, condition, key)
+        steps, levels = self.config.sampler.steps_before, self._schedule.levels
+        fresh = noise.normal(noise.fold_in(key, NOISE_TAG), self.config.latent_shape)
+        here, there = (jnp.float32(levels[steps(depth)]) for depth in (segment, to))
+        if to == segment:
+            latents = diffusion.add_noise(branch.latents, here, fresh, strength)
+        else:
+            latents = diffusion.noise_again(branch.latents, here, there, strength * fresh)
+        clean = self._estimate_clean(params, condition, latents, steps(to))
+        return Branch(latents, clean, clean)
+
+    def renoise_nfe(self, segment: int, to: int) -> int:
+        """Denoiser calls of `renoise`: one step's, but none at depth 0."""
+        self._check_renoise(segment, to)
+        return self._calls_per_step if to else 0
+
+    def _check_renoise(self, segment: int, to: int) -> None:
+        if not 0 <= to <= segment <= self.num_segments:
+            raise ValueError(f"depth {to} is not before depth {segment}")
+        if to == segment and segment in (0, self.num_segments):
+            raise ValueError(f"nothing is in progress at depth {segment}")
+
+    def draft(self) -> "CogVideoX | None":
+        """The generator with fewer steps in its segments; None if there are no fewer."""
+        sampler = self.config.sampler
+        count = sampler.draft_steps_per_segment
+        steps = count * sampler.num_segments
+        if steps >= sampler.steps:
+            return None
+        sampler = dataclasses.replace(sampler, steps=steps, steps_per_segment=count)
+        return type(self)(dataclasses.replace(self.config, sampler=sampler), self.tokenizer)
+
+    def decode(self, params: Params, latents: Array) -> Array:
+        """Frames of latents, [T, H, W, C] -> [1 + 4(T-1), 8H, 8W, 3], float32 in [0, 1]."""
+        vae = nnx.merge(self._graphs["vae"], params["vae"])
+        run = vae.decode_tiled if self.config.sampler.tiled else vae.decode
+        return jnp.clip(run(latents[None] / self.config.vae.scale)[0] * 0.5 + 0.5, 0.0, 1.0)
+
+    @property
+    def _calls_per_step(self) -> int:
+        return 2 if self.config.sampler.guided else 1
+
+    def nfe(self, segment: int) -> int:
+        """Denoiser calls of one segment; a guided pair counts as 2.
+
+        The denoiser is called at every state but the last: segment 0 has two ends.
+        """
+        sampler = self.config.sampler
+        before, after = (sampler.steps_before(depth) for depth in (segment, segment + 1))
+        calls = after - before + (segment == 0) - (after == sampler.steps)
+        return calls * self._calls_per_step
+
+    def program(self, segment: int) -> Hashable:
+        """One program for segment 0, one for all others."""
+        return "first" if segment == 0 else "next"
