@@ -10,6 +10,8 @@ python -m experiments.generate --prompt="a red circle moving right and a blue sq
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
+from configs.search import search
+
 
 def verifier(name: str, *, weight: float, checkpoint: str = "embedded") -> ConfigDict:
     """Settings of one verifier.
@@ -46,14 +48,13 @@ def get_config() -> ConfigDict:
             # What verifiers of each stage judge by: the "world"'s grammar, a "file" of the user's
             # at `path`, a language "model" ("package.module:function"), or the "prompt" itself.
             stage_prompts=dict(source="world", path="", model=""),
-            search=dict(
-                preset="tree_of_frames",
+            search=search(
+                "tree_of_frames",
                 branching=(8, 2, 1, 1, 1),
                 image_keep=3,
                 judge_depths=(2,),
                 rule="top_k",
                 keep=(3,),
-                branches=8,  # random_linear
             ),
             evaluation=dict(
                 captions=200,

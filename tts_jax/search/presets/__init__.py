@@ -1,8 +1,9 @@
 """One file per published search; each turns its configuration into rounds."""
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -38,7 +39,19 @@ def load_preset(config: Any) -> Preset:
     Raises:
       SearchConfigError: no such preset.
     """
-    if config.preset not in PRESETS:
-        raise SearchConfigError(f"preset {config.preset!r} is none of {', '.join(PRESETS)}")
-    module = importlib.import_module(f"{__name__}.{config.preset}")
-    return partial(module.search, config)
+    return partial(_module(config.preset).search, config)
+
+
+def preset_fields(name: str) -> Mapping[str, Any]:
+    """The fields of a preset with their defaults.
+
+    Raises:
+      SearchConfigError: no such preset.
+    """
+    return _module(name).FIELDS
+
+
+def _module(name: str) -> ModuleType:
+    if name not in PRESETS:
+        raise SearchConfigError(f"preset {name!r} is none of {', '.join(PRESETS)}")
+    return importlib.import_module(f"{__name__}.{name}")

@@ -13,6 +13,9 @@ from tts_jax.search.rounds import Outline, Round, Rounds, SearchConfigError
 from tts_jax.search.selection import ranked, worth
 from tts_jax.search.tree import ROOT, Node
 
+# With the values they have where a configuration has none.
+FIELDS = dict(branches=4, restarts=3, children=2, tolerance=0.0)
+
 
 def search(config: Any, outline: Outline, rng: np.random.Generator) -> Rounds:
     """Temporal backtracking search (arXiv 2606.13861).
@@ -35,7 +38,7 @@ def search(config: Any, outline: Outline, rng: np.random.Generator) -> Rounds:
     Raises:
       SearchConfigError: numbers that are too small.
     """
-    own = fields(config, branches=4, restarts=3, children=2, tolerance=0.0)
+    own = fields(config, FIELDS)
     at_least(1, branches=own.branches, children=own.children)
     at_least(0, restarts=own.restarts)
     if own.tolerance < 0:

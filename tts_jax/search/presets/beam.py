@@ -9,6 +9,9 @@ from tts_jax.search.rounds import Outline, Round, Rounds, SearchConfigError
 from tts_jax.search.selection import top_k
 from tts_jax.search.tree import ROOT
 
+# With the values they have where a configuration has none.
+FIELDS = dict(beams=4, children=2, every=1, look_ahead=1)
+
 
 def search(config: Any, outline: Outline, rng: np.random.Generator) -> Rounds:
     """Diffusion latent beam search, with look-ahead (arXiv 2501.19252).
@@ -29,7 +32,7 @@ def search(config: Any, outline: Outline, rng: np.random.Generator) -> Rounds:
     Raises:
       SearchConfigError: numbers below 1, a fork or a look-ahead that the generator has not.
     """
-    own = fields(config, beams=4, children=2, every=1, look_ahead=1)
+    own = fields(config, FIELDS)
     at_least(1, beams=own.beams, children=own.children, look_ahead=own.look_ahead)
     depths = steps_of(outline, own.every)
     if own.children > 1:

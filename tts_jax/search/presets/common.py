@@ -1,16 +1,17 @@
 """What presets have in common: their fields, and what they need of a generator."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
 from tts_jax.search.rounds import Outline, SearchConfigError
 
 
-def fields(config: Any, **defaults: Any) -> SimpleNamespace:
-    """A preset's fields: those of the configuration, else the defaults."""
+def fields(config: Any, defaults: Mapping[str, Any]) -> SimpleNamespace:
+    """A preset's fields: those of the configuration that are there and not None, else defaults."""
+    own = {name: getattr(config, name, None) for name in defaults}
     return SimpleNamespace(
-        **{name: getattr(config, name, default) for name, default in defaults.items()}
+        **{name: defaults[name] if value is None else value for name, value in own.items()}
     )
 
 

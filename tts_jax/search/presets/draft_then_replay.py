@@ -9,6 +9,9 @@ from tts_jax.search.rounds import Outline, Round, Rounds, SearchConfigError
 from tts_jax.search.selection import top_k
 from tts_jax.search.tree import ROOT
 
+# With the values they have where a configuration has none.
+FIELDS = dict(branches=8, replays=1)
+
 
 def search(config: Any, outline: Outline, rng: np.random.Generator) -> Rounds:
     """Drafts, then a replay of the best path in full: CachedSearch (arXiv 2607.23159) with drafts.
@@ -26,7 +29,7 @@ def search(config: Any, outline: Outline, rng: np.random.Generator) -> Rounds:
     Raises:
       SearchConfigError: numbers that do not fit together, a generator without drafts.
     """
-    own = fields(config, branches=8, replays=1)
+    own = fields(config, FIELDS)
     at_least(1, branches=own.branches, replays=own.replays)
     if own.replays > own.branches:
         raise SearchConfigError(f"replays is {own.replays} of {own.branches} drafts")

@@ -26,6 +26,10 @@ SCHEDULE = (0.1, 0.4, 0.6, 0.9)
 SIZES = (10, 5, 5, 5, 5)
 
 
+# With the values they have where a configuration has none.
+FIELDS = dict(schedule=(), sizes=(), elites=2, tournament=0.9, mutation=0.2)
+
+
 def search(config: Any, outline: Outline, rng: np.random.Generator) -> Rounds:
     """Evolutionary search (EvoSearch, arXiv 2505.17618).
 
@@ -53,7 +57,7 @@ def search(config: Any, outline: Outline, rng: np.random.Generator) -> Rounds:
     Raises:
       SearchConfigError: fields that do not fit together, or what the generator cannot do.
     """
-    own = fields(config, schedule=(), sizes=(), elites=2, tournament=0.9, mutation=0.2)
+    own = fields(config, FIELDS)
     total = outline.num_segments
     schedule = tuple(own.schedule) or tuple(
         sorted({t for part in SCHEDULE if (t := math.floor(part * total + 0.5)) < total})

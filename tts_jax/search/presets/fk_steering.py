@@ -12,6 +12,8 @@ from tts_jax.search.rounds import Outline, Round, Rounds, SearchConfigError
 from tts_jax.search.selection import ess, systematic, worth
 from tts_jax.search.tree import ROOT, Node
 
+# With the values they have where a configuration has none.
+FIELDS = dict(particles=4, tilt=10.0, potential="diff", depths=(), resample_below=0.5)
 POTENTIALS = ("diff", "max", "add", "value")
 
 
@@ -46,7 +48,7 @@ def search(config: Any, outline: Outline, rng: np.random.Generator) -> Rounds:
       SearchConfigError: numbers that are too small, an unknown potential, depths outside the
         video, a fork that the generator has not.
     """
-    own = fields(config, particles=4, tilt=10.0, potential="diff", depths=(), resample_below=0.5)
+    own = fields(config, FIELDS)
     at_least(1, particles=own.particles)
     within(0, 1, resample_below=own.resample_below)
     if own.potential not in POTENTIALS:

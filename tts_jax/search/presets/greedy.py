@@ -9,6 +9,9 @@ from tts_jax.search.rounds import Outline, Round, Rounds, SearchConfigError
 from tts_jax.search.selection import softmax_per_parent
 from tts_jax.search.tree import ROOT
 
+# With the values they have where a configuration has none.
+FIELDS = dict(chains=2, children=4, every=1, alpha=0.0)
+
 
 def search(config: Any, outline: Outline, rng: np.random.Generator) -> Rounds:
     """SVDD (arXiv 2408.08252) and, for L > 1, CoDe (arXiv 2502.00968).
@@ -28,7 +31,7 @@ def search(config: Any, outline: Outline, rng: np.random.Generator) -> Rounds:
     Raises:
       SearchConfigError: numbers below 1, a negative alpha, a fork that the generator has not.
     """
-    own = fields(config, chains=2, children=4, every=1, alpha=0.0)
+    own = fields(config, FIELDS)
     at_least(1, chains=own.chains, children=own.children)
     if own.alpha < 0:
         raise SearchConfigError(f"alpha is {own.alpha}, but a temperature is at least 0")

@@ -8,6 +8,9 @@ from tts_jax.search.presets.common import at_least, check_depths, fields
 from tts_jax.search.rounds import Outline, Round, Rounds
 from tts_jax.search.tree import ROOT
 
+# With the values they have where a configuration has none.
+FIELDS = dict(branches=8, record_depths=())
+
 
 def search(config: Any, outline: Outline, rng: np.random.Generator) -> Rounds:
     """Random linear search (arXiv 2503.18942), also called best-of-N.
@@ -25,7 +28,7 @@ def search(config: Any, outline: Outline, rng: np.random.Generator) -> Rounds:
     Raises:
       SearchConfigError: no branches, or depths outside the video.
     """
-    own = fields(config, branches=8, record_depths=())
+    own = fields(config, FIELDS)
     at_least(1, branches=own.branches)
     check_depths(own.record_depths, outline, name="record_depths")
     live, children = [ROOT], own.branches

@@ -10,6 +10,9 @@ from tts_jax.search.rounds import Outline, Round, Rounds
 from tts_jax.search.selection import first_improving, ranked, worth
 from tts_jax.search.tree import ROOT
 
+# With the values they have where a configuration has none.
+FIELDS = dict(quota=50, batch=10)
+
 
 def search(config: Any, outline: Outline, rng: np.random.Generator) -> Rounds:
     """Rollover budget forcing (arXiv 2503.19385), b children at a time.
@@ -33,7 +36,7 @@ def search(config: Any, outline: Outline, rng: np.random.Generator) -> Rounds:
     Raises:
       SearchConfigError: numbers below 1, a fork that the generator has not.
     """
-    own = fields(config, quota=50, batch=10)
+    own = fields(config, FIELDS)
     at_least(1, quota=own.quota, batch=own.batch)
     if own.quota > 1:
         check_forks(outline, range(outline.num_segments))

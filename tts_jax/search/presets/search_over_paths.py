@@ -9,6 +9,9 @@ from tts_jax.search.rounds import Outline, Renoise, Round, Rounds, SearchConfigE
 from tts_jax.search.selection import top_k
 from tts_jax.search.tree import ROOT
 
+# With the values they have where a configuration has none.
+FIELDS = dict(samples=2, children=2, start=2, back=1, forward=2)
+
 
 def search(config: Any, outline: Outline, rng: np.random.Generator) -> Rounds:
     """Search over paths (arXiv 2501.09732).
@@ -30,7 +33,7 @@ def search(config: Any, outline: Outline, rng: np.random.Generator) -> Rounds:
     Raises:
       SearchConfigError: numbers that do not fit together, a generator that cannot add noise.
     """
-    own = fields(config, samples=2, children=2, start=2, back=1, forward=2)
+    own = fields(config, FIELDS)
     at_least(1, samples=own.samples, children=own.children, back=own.back)
     if own.forward <= own.back:
         raise SearchConfigError(

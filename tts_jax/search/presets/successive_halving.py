@@ -10,6 +10,9 @@ from tts_jax.search.rounds import Outline, Round, Rounds, SearchConfigError
 from tts_jax.search.selection import in_order, top_k
 from tts_jax.search.tree import ROOT
 
+# With the values they have where a configuration has none.
+FIELDS = dict(widths=(), depths=(), calibration=None, delta=0.1)
+
 
 def search(config: Any, outline: Outline, rng: np.random.Generator) -> Rounds:
     """Successive halving (arXiv 1502.07943) on clean estimates, with a calibrated rule.
@@ -34,7 +37,7 @@ def search(config: Any, outline: Outline, rng: np.random.Generator) -> Rounds:
       SearchConfigError: widths that grow, other depths than widths, depths outside the video, a
         calibration that cannot be read.
     """
-    own = fields(config, widths=(), depths=(), calibration=None, delta=0.1)
+    own = fields(config, FIELDS)
     widths = tuple(own.widths) or (8, 4, 2)[: outline.num_segments]
     spread = [i * outline.num_segments // len(widths) for i in range(1, len(widths))]
     depths = tuple(own.depths) or tuple(spread)

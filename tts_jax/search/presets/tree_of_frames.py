@@ -12,6 +12,18 @@ from tts_jax.search.presets.common import fields
 from tts_jax.search.rounds import Outline, Round, Rounds, SearchConfigError
 from tts_jax.search.tree import ROOT, Node
 
+# With the values they have where a configuration has none.
+FIELDS = dict(
+    branching=(),
+    images=(),
+    image_survivors=(),
+    image_keep=0,
+    judge_depths=(),
+    rule="top_k",
+    keep=(),
+    share=0.5,
+    floors={},
+)
 RULES = ("median", "all_yes", "top_k", "fraction")
 
 
@@ -52,18 +64,7 @@ def search(config: Any, outline: Outline, rng: np.random.Generator) -> Rounds:
     Raises:
       SearchConfigError: fields that do not fit together or the video.
     """
-    own = fields(
-        config,
-        branching=(),
-        images=(),
-        image_survivors=(),
-        image_keep=0,
-        judge_depths=(),
-        rule="top_k",
-        keep=(),
-        share=0.5,
-        floors={},
-    )
+    own = fields(config, FIELDS)
     tree = Tree(
         branching=tuple(own.branching),
         images=tuple(own.images) or (1,) * len(own.branching),

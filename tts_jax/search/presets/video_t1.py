@@ -9,6 +9,8 @@ from tts_jax.search.presets.common import at_least, fields
 from tts_jax.search.presets.tree_of_frames import Tree, grow
 from tts_jax.search.rounds import Outline, Rounds
 
+# With the values they have where a configuration has none.
+FIELDS = dict(cap=0)
 VIDEOS = (5,)
 IMAGES = (5, 2, 2, 2, 2)
 JUDGE_DEPTHS = (4, 9, 13)
@@ -33,7 +35,7 @@ def search(config: Any, outline: Outline, rng: np.random.Generator) -> Rounds:
     Raises:
       SearchConfigError: a negative cap.
     """
-    cap = fields(config, cap=0).cap
+    cap = fields(config, FIELDS).cap
     at_least(0, cap=cap)
     units = len(outline.units)
     depths = tuple(depth for depth in JUDGE_DEPTHS if depth < units - 1)

@@ -10,6 +10,9 @@ from tts_jax.search.rounds import Outline, Round, Rounds
 from tts_jax.search.selection import ranked
 from tts_jax.search.tree import ROOT
 
+# With the values they have where a configuration has none.
+FIELDS = dict(neighbours=4, iterations=4, strength=0.95)
+
 
 def search(config: Any, outline: Outline, rng: np.random.Generator) -> Rounds:
     """Zero-order search in noise space (arXiv 2501.09732).
@@ -30,7 +33,7 @@ def search(config: Any, outline: Outline, rng: np.random.Generator) -> Rounds:
     Raises:
       SearchConfigError: numbers below 1, a strength outside [0, 1].
     """
-    own = fields(config, neighbours=4, iterations=4, strength=0.95)
+    own = fields(config, FIELDS)
     at_least(1, neighbours=own.neighbours, iterations=own.iterations)
     within(0, 1, strength=own.strength)
     rest = (0,) * outline.num_segments
