@@ -166,7 +166,12 @@ class MMDiT(Denoiser):
         """Tokens of a clip with their places; see `Denoiser.embed_clip`.
 
         The middle of the table, as large as the noisy clip, is resized to other clips.
+
+        Raises:
+          ValueError: the noisy clip is larger than the table.
         """
+        if max(own_grid) > self.config.table_size:
+            raise ValueError(f"{own_grid} tokens, the table has {self.config.table_size} a side")
         tokens = super().embed_clip(latents, own_grid)
         grid, width = token_grid(latents.shape), self.config.width
         top, left = ((self.config.table_size - size) // 2 for size in own_grid)
