@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from tts_jax.generators.cogvideox import vae as cogvideox
 from tts_jax.generators.pyramid_flow.denoiser import Clip
 from tts_jax.generators.pyramid_flow.vae import (
     CausalVideoVAE,
@@ -22,6 +23,7 @@ from tts_jax.generators.pyramid_flow.vae import (
     decode_latent,
     posterior_sample,
 )
+from tts_jax.language.clip_text import TextTower
 from tts_jax.nn.encoder import normalise
 from tts_jax.verifiers.clip import CLIP
 
@@ -156,6 +158,64 @@ def denoiser_outputs(run: Run, tensors: Tensors) -> Iterator[Output]:
         yield Output(name, found, channels_last(wanted), atol)
 
 
+def _calls(tensors: Tensors, suffix: str) -> Iterator[tuple[str, np.ndarray]]:
+    """Names before a suffix, and what is recorded under the whole name."""
+    for name, value in tensors.items():
+        if name.endswith(suffix):
+            yield name.removesuffix(suffix), value
+
+
+def _within(name: str, found: Array, wanted: np.ndarray) -> Output:
+    """An output that may err by 1e-4 of its largest value."""
+    return Output(name, found, wanted, atol=1e-4 * float(np.abs(wanted).max(initial=0)))
+
+
+def cogvideox_outputs(run: Run, tensors: Tensors) -> Iterator[Output]:
+    """Calls of a CogVideoX denoiser, whose clips are recorded as [B, T, C, H, W]."""
+    for call, wanted in _calls(tensors, ".out"):
+        clip, text, time = (
+            tensors[f"{call}.in.{n}"]
+            for n in ("hidden_states", "encoder_hidden_states", "timestep")
+        )
+        found = run(lambda model, *xs: model(*xs), np.moveaxis(clip, 2, -1), text, time)
+        yield _within(f"{call}.out", found, np.moveaxis(wanted, 2, -1))
+
+
+def cogvideox_vae_outputs(run: Run, tensors: Tensors) -> Iterator[Output]:
+    """Calls of the CogVideoX VAE; those with "tiled" in their name are tiled."""
+    methods = {".moments": "encode", ".out": "decode"}
+    for suffix, method in methods.items():
+        for call, wanted in _calls(tensors, suffix):
+            name = f"{method}_tiled" if "tiled" in call else method
+            found = run(
+                getattr(cogvideox.CausalVideoVAE, name), channels_last(tensors[f"{call}.in"])
+            )
+            yield _within(call + suffix, found, channels_last(wanted))
+
+
+def t5_outputs(run: Run, tensors: Tensors) -> Iterator[Output]:
+    """Calls of a T5 encoder; where tokens are masked, only the states of the others count."""
+    for call, wanted in _calls(tensors, ".out"):
+        tokens = tensors[f"{call}.in.input_ids"].astype(np.int32)
+        mask = tensors.get(f"{call}.in.attention_mask", np.ones(tokens.shape)).astype(bool)
+        found = np.asarray(run(lambda model, *xs: model(*xs), tokens, mask))
+        yield _within(f"{call}.out", found[mask], wanted[mask])
+
+
+def clip_text_outputs(run: Run, tensors: Tensors) -> Iterator[Output]:
+    """Calls of a CLIP text tower: states of all tokens; the pooled one, projected if it can be."""
+
+    def encode(tower: TextTower, tokens: Array) -> tuple[Array, Array]:
+        hidden, pooled = tower(tokens)
+        return hidden, pooled if tower.config.projection is None else tower.embed(tokens)
+
+    for call, tokens in _calls(tensors, ".in.input_ids"):
+        hidden, pooled = run(encode, tokens.astype(np.int32))
+        for name, found in (("last_hidden_state", hidden), ("pooled", pooled)):
+            if f"{call}.out.{name}" in tensors:
+                yield _within(f"{call}.out.{name}", found, tensors[f"{call}.out.{name}"])
+
+
 def clip_outputs(run: Run, tensors: Tensors) -> Iterator[Output]:
     """Both towers of CLIP, their embeddings and cosines."""
     tokens = tensors["input_ids"].astype(np.int32)
@@ -190,5 +250,12 @@ CASES = {
     "pyramid_flow_vae": Case("pyramid_flow_vae", vae_outputs),
     "pyramid_flow_flux": Case("pyramid_flow_flux", denoiser_outputs),
     "pyramid_flow_mmdit": Case("pyramid_flow_mmdit", denoiser_outputs),
+    "cogvideox_2b_transformer": Case("cogvideox_2b_transformer", cogvideox_outputs),
+    "cogvideox_5b_transformer": Case("cogvideox_5b_transformer", cogvideox_outputs),
+    "cogvideox_vae": Case("cogvideox_vae", cogvideox_vae_outputs),
+    "t5_v1_1_xxl_encoder": Case("t5_v1_1_xxl_encoder", t5_outputs),
+    "umt5_xxl_encoder": Case("umt5_xxl_encoder", t5_outputs),
+    "clip_l_text": Case("clip_l_text", clip_text_outputs),
+    "open_clip_bigg_text": Case("open_clip_bigg_text", clip_text_outputs),
     "clip_readouts": Case("clip_vit_large_patch14", clip_outputs),
 }

@@ -29,7 +29,7 @@ from absl import flags
 from rich.console import Console
 
 from converters import cli
-from converters.components import Opened, open_component
+from converters.components import INERT, Fields, Opened, open_component
 from converters.core import check, stream
 from converters.registry import MODELS, Model
 from converters.sources import ConversionError, read_json, refuse
@@ -107,7 +107,7 @@ def open_model(
     settings = {}
     for name, place in model.settings.items():
         try:
-            settings[name] = read_json(source / place)
+            settings[name] = Fields(read_json(source / place))
         except ConversionError as error:
             faults.append(str(error))
     copies = []
@@ -124,6 +124,9 @@ def open_model(
             faults.append(f"{', '.join(model.settings.values())}: field {error} is missing")
         except (ValueError, TypeError) as error:
             faults.append(str(error))
+        for name, fields in settings.items():
+            unknown = sorted(fields.unread(INERT | model.inert))
+            faults += [f"{source / model.settings[name]}: field {f!r} is unknown" for f in unknown]
     refuse(faults)
     return opened, entries, copies
 

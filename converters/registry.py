@@ -10,6 +10,8 @@ from converters.components import Component
 from converters.core import Rules
 from tts_jax.generators.cogvideox import transformer as cogvideox_transformer
 from tts_jax.generators.cogvideox import vae as cogvideox_vae
+from tts_jax.generators.cogvideox.generator import CogVideoXConfig
+from tts_jax.generators.cogvideox.generator import SamplerConfig as CogVideoXSampler
 from tts_jax.generators.pyramid_flow.mmdit import MMDiT, MMDiTConfig
 from tts_jax.generators.pyramid_flow.sampler import SamplerConfig
 from tts_jax.generators.pyramid_flow.transformer import Transformer, TransformerConfig
@@ -43,12 +45,14 @@ class Model:
       entries: our `config.json`, of the configs of the parts and of the parsed files of `settings`;
         a ValueError says what in them contradicts what.
       settings: names to JSON files of the published directory.
+      inert: fields of these files that change nothing, beside those of every file.
       copies: folders of the published directory that are copied as they are: tokenizers.
     """
 
     parts: Mapping[str, Part]
-    entries: Callable[[Mapping[str, Any], Mapping[str, dict]], dict]
+    entries: Callable[[Mapping[str, Any], Mapping[str, Mapping]], dict]
     settings: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    inert: frozenset[str] = frozenset()
     copies: tuple[str, ...] = ()
 
     def component(self, part: str) -> Component:
@@ -247,17 +251,19 @@ def _pyramid_flow(variant: str, size: str) -> Model:
     for ending, (part, component) in zip(endings, texts.items(), strict=True):
         parts[part] = Part(component=component, folder=f"text_encoder{ending}")
 
-    def entries(configs: Mapping[str, Any], settings: Mapping[str, dict]) -> dict:
+    def entries(configs: Mapping[str, Any], settings: Mapping[str, Mapping]) -> dict:
         transformer = configs["transformer"]
         pooled = sum(_pooled(configs[part]) for part in texts if part != "t5")
         _agree("latent channels", transformer.latent_channels, configs["vae"].latent_channels)
         _agree("width of the text states", transformer.text_width, configs["t5"].width)
         _agree("width of the pooled text", transformer.pooled_width, pooled)
+        sampler = getattr(SamplerConfig, f"published_{size}")()
+        sampler = dataclasses.replace(sampler, channels=transformer.latent_channels)
         fields = {
             "name": "pyramid_flow",
             **{part: dataclasses.asdict(config) for part, config in configs.items()},
             "latent_factors": dataclasses.asdict(getattr(LatentFactors, variant)()),
-            "sampler": dataclasses.asdict(getattr(SamplerConfig, f"published_{size}")()),
+            "sampler": dataclasses.asdict(sampler),
         }
         return {"generator": fields}
 
@@ -269,16 +275,10 @@ def _pyramid_flow(variant: str, size: str) -> Model:
 def _cogvideox_pipeline(size: str) -> Model:
     """A published CogVideoX directory."""
 
-    def entries(configs: Mapping[str, Any], settings: Mapping[str, dict]) -> dict:
-        transformer = configs["transformer"]
-        _agree("latent channels", transformer.latent_channels, configs["vae"].latent_channels)
-        _agree("width of the text states", transformer.text_width, configs["t5"].width)
-        fields = {
-            "name": "cogvideox",
-            **{part: dataclasses.asdict(config) for part, config in configs.items()},
-            "scheduler": settings["scheduler"],
-        }
-        return {"generator": fields}
+    def entries(configs: Mapping[str, Any], settings: Mapping[str, Mapping]) -> dict:
+        sampler = CogVideoXSampler.from_reference(settings["scheduler"])
+        config = CogVideoXConfig(**configs, sampler=sampler)
+        return {"generator": {"name": "cogvideox", **dataclasses.asdict(config)}}
 
     return Model(
         parts={
@@ -288,6 +288,7 @@ def _cogvideox_pipeline(size: str) -> Model:
         },
         entries=entries,
         settings={"scheduler": "scheduler/scheduler_config.json"},
+        inert=frozenset({"clip_sample", "clip_sample_range", "sample_max_value", "steps_offset"}),
         copies=("tokenizer",),
     )
 

@@ -7,9 +7,12 @@ import subprocess
 import sys
 import textwrap
 
+import diffusers
 import ml_dtypes
 import numpy as np
 import pytest
+import torch
+import transformers
 from safetensors.numpy import load_file, save_file
 
 from converters import convert
@@ -17,6 +20,7 @@ from converters.registry import COMPONENTS
 from converters.writer import Writer
 from tts_jax.checkpoints import CheckpointError, flatten, load_orbax, load_parts
 from tts_jax.generators import EMBEDDED, load_generator
+from tts_jax.generators.cogvideox.generator import CogVideoXConfig
 from tts_jax.generators.pyramid_flow.vae import VAEConfig
 
 VAE = "pyramid_flow_vae"
@@ -58,8 +62,6 @@ def test_a_component_is_converted_by_itself(published, tmp_path, run, capsys):
 
 
 def test_weights_may_be_named_and_may_be_of_torch(published, tmp_path, run):
-    import torch
-
     weights = published / "diffusion_pytorch_model.safetensors"
     assert run(convert, model=VAE, src=weights, dst=tmp_path / "named", dtype="bfloat16") == 0
     tensors = {n: torch.from_numpy(t).to(torch.bfloat16) for n, t in load_file(weights).items()}
@@ -95,8 +97,6 @@ def write_vae(golden, folder, channels):
 @pytest.fixture
 def pyramid_flow(golden, tmp_path):
     """A whole published Pyramid-Flow directory, with tiny networks."""
-    import transformers
-
     root = tmp_path / "pyramid-flow"
     shutil.copytree(golden("pyramid_flow_flux"), root / "diffusion_transformer_384p")
     (root / "diffusion_transformer_384p/io.safetensors").unlink()
@@ -178,16 +178,57 @@ def test_components_that_do_not_go_together_are_refused(pyramid_flow, make_t5, r
     assert "width of the text states: the denoiser wants" in capsys.readouterr().err
 
 
-def test_a_checkpoint_of_another_size_of_the_family_is_refused(tmp_path, run, capsys):
-    import diffusers
-
-    sizes = {"num_attention_heads": 2, "attention_head_dim": 16, "num_layers": 1}
+@pytest.fixture
+def cogvideox(tmp_path, make_t5):
+    """A whole published CogVideoX-2B directory, with tiny networks."""
+    root = tmp_path / "cogvideox"
     diffusers.CogVideoXTransformer3DModel(
-        **sizes, in_channels=4, out_channels=4, time_embed_dim=8, text_embed_dim=8
-    ).save_pretrained(tmp_path / "transformer")
-    flags = {"src": tmp_path / "transformer", "dry_run": True}
-    assert run(convert, model="cogvideox_2b_transformer", **flags) == 0
-    assert run(convert, model="cogvideox_5b_transformer", **flags) == 2
+        num_attention_heads=2,
+        attention_head_dim=16,
+        num_layers=1,
+        in_channels=4,
+        out_channels=4,
+        time_embed_dim=8,
+        text_embed_dim=8,
+    ).save_pretrained(root / "transformer")
+    diffusers.AutoencoderKLCogVideoX(
+        block_out_channels=(8, 8, 8, 8),
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=2,
+    ).save_pretrained(root / "vae")
+    diffusers.CogVideoXDDIMScheduler(
+        prediction_type="v_prediction",
+        timestep_spacing="trailing",
+        rescale_betas_zero_snr=True,
+        snr_shift_scale=3.0,
+    ).save_pretrained(root / "scheduler")
+    make_t5(root / "text_encoder", width=8)
+    (root / "tokenizer").mkdir()
+    (root / "tokenizer/spiece.model").write_bytes(b"pieces")
+    return root
+
+
+def test_the_scheduler_is_part_of_the_conversion(cogvideox, tmp_path, run, capsys):
+    flags = {"model": "cogvideox_2b", "src": cogvideox, "dst": tmp_path / "ours"}
+    assert run(convert, **flags) == 0
+    assert (tmp_path / "ours/tokenizer/spiece.model").read_bytes() == b"pieces"
+    entry = json.loads((tmp_path / "ours/config.json").read_text())["generator"]
+    config = CogVideoXConfig.from_json(entry)
+    assert (config.sampler.solver, config.sampler.snr_shift) == ("ddim", 3.0)
+    path = cogvideox / "scheduler/scheduler_config.json"
+    fields = json.loads(path.read_text())
+    for change, fault in (
+        ({"prediction_type": "epsilon"}, "prediction_type='epsilon'"),
+        ({"use_karras_sigmas": True}, "'use_karras_sigmas' is unknown"),
+    ):
+        path.write_text(json.dumps(fields | change))
+        assert run(convert, **flags | {"dry_run": True}) == 2
+        assert fault in capsys.readouterr().err
+
+
+def test_a_checkpoint_of_another_size_of_the_family_is_refused(cogvideox, run, capsys):
+    assert run(convert, model="cogvideox_5b", src=cogvideox, dry_run=True) == 2
     assert "use_rotary_positional_embeddings is False" in capsys.readouterr().err
 
 

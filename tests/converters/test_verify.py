@@ -2,8 +2,12 @@
 
 import shutil
 
+import diffusers
 import pytest
+import torch
+import transformers
 from safetensors.numpy import load_file, save_file
+from safetensors.torch import save_file as save_torch
 
 from converters import convert, verify
 
@@ -93,3 +97,87 @@ def test_what_cannot_be_verified_is_said(recorded, tmp_path, run, capsys):
         "holds no input",
     ):
         assert part in messages
+
+
+def record_t5():
+    config = transformers.T5Config(
+        vocab_size=30,
+        d_model=12,
+        d_kv=5,
+        d_ff=16,
+        num_layers=2,
+        num_heads=2,
+        feed_forward_proj="gated-gelu",
+    )
+    model = transformers.T5EncoderModel(config).eval()
+    tokens, mask = torch.randint(0, 30, (2, 7)), torch.ones(2, 7, dtype=torch.int64)
+    mask[1, 4:] = 0
+    states = model(tokens, mask).last_hidden_state
+    return model, {"a.in.input_ids": tokens, "a.in.attention_mask": mask, "a.out": states}
+
+
+def record_clip():
+    config = transformers.CLIPTextConfig(
+        vocab_size=30,
+        hidden_size=12,
+        intermediate_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        projection_dim=10,
+        hidden_act="gelu",
+        eos_token_id=29,
+    )
+    model = transformers.CLIPTextModelWithProjection(config).eval()
+    tokens = torch.randint(0, 28, (2, 7))
+    tokens[:, -1] = 29
+    output = model(tokens)
+    return model, {
+        "a.in.input_ids": tokens,
+        "a.out.last_hidden_state": output.last_hidden_state,
+        "a.out.pooled": output.text_embeds,
+    }
+
+
+def record_cogvideox():
+    model = diffusers.CogVideoXTransformer3DModel(
+        num_attention_heads=2,
+        attention_head_dim=16,
+        num_layers=1,
+        in_channels=4,
+        out_channels=4,
+        time_embed_dim=8,
+        text_embed_dim=8,
+        max_text_seq_length=5,
+        sample_height=4,
+        sample_width=6,
+        sample_frames=9,
+        use_rotary_positional_embeddings=False,
+    )
+    inputs = {
+        "hidden_states": torch.randn(2, 3, 4, 4, 6),
+        "encoder_hidden_states": torch.randn(2, 5, 8),
+        "timestep": torch.tensor([999, 120]),
+    }
+    outputs = {"a.out": model(**inputs).sample}
+    return model, {f"a.in.{name}": value for name, value in inputs.items()} | outputs
+
+
+RECORDINGS = {
+    "t5_v1_1_xxl_encoder": record_t5,
+    "open_clip_bigg_text": record_clip,
+    "cogvideox_2b_transformer": record_cogvideox,
+}
+
+
+@pytest.mark.parametrize("name", RECORDINGS)
+def test_what_a_user_records_is_verified(tmp_path, run, capsys, name):
+    torch.manual_seed(0)
+    folder = tmp_path / name
+    with torch.no_grad():
+        model, tensors = RECORDINGS[name]()
+        model.save_pretrained(folder / "published")
+    save_torch({n: t.contiguous() for n, t in tensors.items()}, folder / "io.safetensors")
+    flags = {"model": name, "src": folder / "published", "dst": tmp_path / "ours"}
+    assert run(convert, **flags) == 0
+    assert run(verify, golden=folder, checkpoint=tmp_path / "ours") == 0
+    assert "a.out" in capsys.readouterr().out
