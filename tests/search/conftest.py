@@ -31,7 +31,7 @@ class Walk:
     def init(self, params, condition, key):
         return jnp.zeros((self.num_segments, WIDTH))
 
-    def advance(self, params, condition, branch, key, segment):
+    def advance(self, params, condition, branch, key, segment, program=None):
         before = jnp.arange(self.num_segments)[:, None] < segment
         history = jnp.tanh(jnp.where(before, branch, 0.0) @ params["mix"] + condition)
 

@@ -253,7 +253,7 @@ def test_a_branch_may_have_parts_without_elements(make_search, walk, linear, sam
         def init(self, *args):
             return super().init(*args), jnp.zeros((0, 3))
 
-        def advance(self, params, condition, branch, key, segment):
+        def advance(self, params, condition, branch, key, segment, program=None):
             return super().advance(params, condition, branch[0], key, segment), branch[1]
 
         def estimate(self, params, condition, branch, segment, look="committed"):

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Protocol
 
 import jax
 import numpy as np
@@ -31,7 +31,7 @@ from tts_jax.search.growth import children, growths
 from tts_jax.search.ledger import Cost, Ledger
 from tts_jax.search.loop import Done, Record, drive
 from tts_jax.search.paths import Path
-from tts_jax.search.plan import Plan, bounds, plan
+from tts_jax.search.plan import Plan, Scores, bounds, plan
 from tts_jax.search.presets import Preset
 from tts_jax.search.programs import Programs
 from tts_jax.search.rounds import Outline, Round, SearchConfigError
@@ -198,15 +198,8 @@ class Search:
         )
         self.programs = Programs()
         self.judges = {"panel": panel}
-        image = [
-            (verifier, weight)
-            for verifier, weight in zip(panel.verifiers, panel.weights, strict=True)
-            if verifier.needs == "image" and verifier.name not in panel.held_out
-        ]
-        if image:
-            names = [verifier.name for verifier, _ in image]
-            floors = {name: floor for name, floor in panel.guards.items() if name in names}
-            self.judges["image"] = Panel(*zip(*image, strict=True), panel.aggregation, floors)
+        if image := panel.image():
+            self.judges["image"] = image
         self._micro_batch, self._exact = micro_batch, exact
 
     @property
@@ -245,7 +238,14 @@ class Search:
         )
 
     def plan(
-        self, prompt: str, preset: Preset, budget: Budget | None = None, **options: Any
+        self,
+        prompt: str,
+        preset: Preset,
+        budget: Budget | None = None,
+        scores: Scores = "distinct",
+        *,
+        seed: int = 0,
+        prompt_index: int = 0,
     ) -> Plan:
         """What a search takes on these models, operations included; no video is made.
 
@@ -253,11 +253,14 @@ class Search:
           prompt: the text.
           preset: the search.
           budget: limits.
-          options: those of `tts_jax.search.plan.plan`.
+          scores: invented ones, see `tts_jax.search.plan.plan`.
+          seed: of everything random.
+          prompt_index: the prompt's place among those of the run.
         """
-        run = _Run(self, prompt, preset, budget)
+        options = dict(seed=seed, prompt_index=prompt_index)
+        run = _Run(self, prompt, preset, budget, **options)
         run.begin(())
-        return plan(preset, self.outline, budget=budget, price=run.price, **options)
+        return plan(preset, self.outline, scores, budget=budget, price=run.price, **options)
 
     def run(
         self,
@@ -349,11 +352,13 @@ def outline_of(generator: Generator) -> Outline:
     """What presets may know of a generator."""
     segments = range(generator.num_segments)
     draft = getattr(generator, "draft", lambda: None)()
+    renoises = getattr(generator, "renoises", False)
     return Outline(
         units=tuple(getattr(generator, "units", (1,) * len(segments))),
         nfe=tuple(generator.nfe(segment) for segment in segments),
         stochastic=getattr(generator, "stochastic", False),
-        renoises=getattr(generator, "renoises", False),
+        renoises=renoises,
+        **({"renoise_nfe": generator.renoise_nfe} if renoises else {}),
         look_ahead=generator.estimate_nfe if getattr(generator, "looks_ahead", False) else None,
         draft_nfe=draft and tuple(draft.nfe(segment) for segment in segments),
     )
@@ -379,6 +384,7 @@ class _Run:
             raise SearchConfigError(
                 f"the search makes {links} neighbours of neighbours, but {ROOMS[-1]} is the most"
             )
+        self._room = room
         self.forest = Forest(models, prompt, room=room, **options)
         self._queries: list[dict] = []
         self._done = self._stages = 0
@@ -418,7 +424,7 @@ class _Run:
         forest.assume(request.fidelity, [parent.path for parent in request.parents])
         self._grow(forest, request, self._bound(request))
         if request.judges:
-            width = self._bound(request)[2]
+            width = self._bound(request)[1]
             panel = self.models.judges[self._judges(request)]
             asked, last = self._asked(panel, request), request.judges == "image"
 
@@ -433,7 +439,7 @@ class _Run:
         bound = self._bound(request)
         self._grow(self.forest, request, bound)
         if request.judges:
-            self._judge(request, nodes, bound[2])
+            self._judge(request, nodes, bound[1])
         self._done += 1
 
     def forget_all_but(self, nodes: Sequence[Node]) -> None:
@@ -444,18 +450,15 @@ class _Run:
         scores = np.array([[node.scores[name] for name in panel.names] for node in nodes])
         return self.forest.value(panel, scores, len(nodes), None)
 
-    def _bound(self, request: Round) -> tuple[int, int, int]:
-        """The most parents, children of one, and branches that this round can have."""
-        made = children(request)
-        siblings = [list(made.values()).count(parent) for parent in set(made.values())]
-        here = len(request.parents), max(siblings), len(made)
+    def _bound(self, request: Round) -> tuple[int, int]:
+        """The most parents and branches that this round can have."""
+        here = len(request.parents), len(children(request))
         if self._done < len(self._most):
             planned = self._most[self._done]
-            most = planned.parents, planned.children, planned.width
-            return tuple(max(pair) for pair in zip(here, most, strict=True))
+            return max(here[0], planned.parents), max(here[1], planned.width)
         return here
 
-    def _grow(self, forest: Forest, request: Round, bound: tuple[int, int, int]) -> None:
+    def _grow(self, forest: Forest, request: Round, bound: tuple[int, int]) -> None:
         report = None
         if self._progress and forest is self.forest:
             planned = sum(r.cost.nfe for r in self._most)
@@ -467,7 +470,7 @@ class _Run:
         last_use = {path: number for number, step in enumerate(steps) for path in step.parents}
         held = {node.path for node in request.hold if node.fidelity == request.fidelity}
         for number, step in enumerate(steps):
-            most = bound[:2] if number == 0 else (bound[2], 1)
+            most = bound if number == 0 else (bound[1], bound[1])
             forest.grow(request.fidelity, step, most, report)
             done = [path for path in step.parents if last_use[path] == number and path not in held]
             forest.drop(request.fidelity, done)
@@ -502,6 +505,10 @@ class _Run:
         return request.judges
 
     def _check(self, request: Round) -> None:
+        if (links := max(map(paths.links, children(request)))) > self._room:
+            raise SearchConfigError(
+                f"round {self._done} makes {links} neighbours of neighbours, but plans {self._room}"
+            )
         if request.judges:
             self._judges(request)
         if self._stages and request.stage is not None and request.stage >= self._stages:

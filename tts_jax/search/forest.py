@@ -31,7 +31,7 @@ from tts_jax.solvers import noise
 from tts_jax.verifiers.panel import Panel
 
 if TYPE_CHECKING:
-    from tts_jax.search.loop import Search
+    from tts_jax.search.engine import Search
 
 
 class SearchFault(RuntimeError):
@@ -139,7 +139,7 @@ class Forest:
         Args:
           fidelity: of the generator.
           step: parents, and what continues each of them.
-          bound: the most parents, and children of one, that such a step has; programs are made for
+          bound: the most parents, and branches made, that such a step has; programs are made for
             these, so that a smaller one needs no new ones.
           report: called after every call of the generator.
         """
@@ -147,7 +147,7 @@ class Forest:
         while True:
             # At the root there is nothing yet that siblings could share.
             share = step.depth > 0 and not step.moves
-            shape = self.models.layout(*bound, share=share)
+            shape = self.models.layout(bound[0], _children(bound), share=share)
             try:
                 return grow(fidelity, step, shape, bound)
             except jax.errors.JaxRuntimeError as error:
@@ -160,6 +160,10 @@ class Forest:
         parents = [p for p, own in zip(step.parents, step.steps, strict=True) for _ in own]
         kind, to = moves[0].kind, moves[0].to
         generator, tag = self.models.generators[fidelity], paths.TAGS[kind]
+        component, nfe = "search", 0
+        if kind == "renoise":
+            component = _component(fidelity)
+            nfe = generator.renoise_nfe(step.depth, to)
 
         def move(params, condition, branch, key, index, strength):
             key = self._wrap(key)
@@ -180,7 +184,7 @@ class Forest:
             index = np.array([m.index for m in own], np.uint32)
             strength = np.array([m.strength for m in own], np.float32)
             return self._call(
-                "search",
+                component,
                 ("move", fidelity, kind, step.depth, to, self._room),
                 build,
                 self.models.params,
@@ -188,13 +192,15 @@ class Forest:
                 *branches,
                 *self._divide((index, strength)),
                 live=live,
+                dead=shape.rows - live,
+                nfe=nfe,
                 out=self._where,
             )
 
         made = [(*path, m) for path, m in zip(parents, moves, strict=True)]
         slots, pool = self._slots(fidelity, parents)
         rows, places = expansion.rows(slots, [(0,)] * len(slots), 1)
-        self._fill(fidelity, made, places, rows, shape, math.prod(bound), pool, block)
+        self._fill(fidelity, made, places, rows, shape, bound[1], pool, block)
 
     def _advance(
         self,
@@ -205,14 +211,14 @@ class Forest:
         report: Callable[[], None] | None,
     ) -> None:
         generator, segment = self.models.generators[fidelity], step.depth
-        static = static_segment(generator, segment)
-        key = "advance", fidelity, generator.program(segment), static, shape.siblings, self._room
+        static, program = static_segment(generator, segment), generator.program(segment)
+        key = "advance", fidelity, program, static, shape.siblings, self._room
 
         def build():
             def child(params, condition, s, branch, key, index):
                 key = noise.fold_in(self._wrap(key), index)
                 s = s if static is None else static
-                branch = generator.advance(params, condition, branch, key, s)
+                branch = generator.advance(params, condition, branch, key, s, program)
                 return branch, self._unwrap(key)
 
             family = jax.vmap(child, (None, None, None, None, None, 0))
@@ -230,7 +236,7 @@ class Forest:
             _, indices = expansion.row_arrays(rows[part], shape)
             live = sum(len(row.children) for row in rows[part])
             result = self._call(
-                "generator" if fidelity == "full" else fidelity,
+                _component(fidelity),
                 key,
                 build,
                 self.models.params,
@@ -250,7 +256,7 @@ class Forest:
         made = [(*p, i) for p, own in zip(step.parents, step.steps, strict=True) for i in own]
         slots, pool = self._slots(fidelity, step.parents)
         rows, places = expansion.rows(slots, step.steps, shape.siblings)
-        most = bound[0] * -(-bound[1] // shape.siblings)
+        most = bound[0] * -(-_children(bound) // shape.siblings)
         self._fill(fidelity, made, places, rows, shape, most, pool, block)
 
     def _fill(self, fidelity, made, places, rows, shape: Layout, most: int, parents, block):
@@ -507,6 +513,16 @@ class PricedForest(Forest):
 
     def _call(self, component: str, key, build, *args, **work):
         return self.models.programs.price(self.ledger[component], key, build, *args, **work)
+
+
+def _children(bound: tuple[int, int]) -> int:
+    """Children of each parent if they are spread evenly: one that has more takes further rows."""
+    parents, branches = bound
+    return -(-branches // parents)
+
+
+def _component(fidelity: str) -> str:
+    return "generator" if fidelity == "full" else fidelity
 
 
 def static_segment(generator: Generator, segment: int) -> int | None:

@@ -1,9 +1,9 @@
 """What a search takes, told before anything runs and without a model."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import zip_longest
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -15,6 +15,8 @@ from tts_jax.search.paths import links
 from tts_jax.search.presets import Preset
 from tts_jax.search.rounds import Outline, Round
 from tts_jax.search.tree import Node
+
+Scores = Literal["distinct", "tied", "rising"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +86,7 @@ class Plan:
 def plan(
     preset: Preset,
     outline: Outline,
-    scores: Literal["distinct", "tied"] = "distinct",
+    scores: Scores = "distinct",
     *,
     seed: int = 0,
     prompt_index: int = 0,
@@ -97,7 +99,8 @@ def plan(
       preset: the search.
       outline: of the generator.
       scores: "distinct", smaller paths are better; "tied", all are equal, so that rules which keep
-        ties keep everything.
+        ties keep everything; "rising", every branch is better than all before it, so that moves
+        are made of moves.
       seed, prompt_index: of the preset's own random choices.
       budget: limits.
       price: what a round takes; by default its denoiser calls alone.
@@ -105,25 +108,32 @@ def plan(
     Raises:
       SearchConfigError: rounds that make no search, or a budget that no video fits.
     """
-    pencil = _Pencil(outline, scores == "tied", price)
+    pencil = _Pencil(outline, scores, price)
     record = drive(preset, pencil, seed=seed, prompt_index=prompt_index, budget=budget)
     return Plan(tuple(pencil.rounds), record.cut)
 
 
 def bounds(preset: Preset, outline: Outline, **options) -> tuple[RoundPlan, ...]:
-    """For each round the larger of the plans with and without ties; options as those of `plan`."""
-    plans = [plan(preset, outline, scores, **options).rounds for scores in ("distinct", "tied")]
-    return tuple(
-        max((r for r in pair if r is not None), key=lambda r: r.width)
-        for pair in zip_longest(*plans)
-    )
+    """For each round the most that plans with all kinds of scores take; options as of `plan`."""
+    plans = [plan(preset, outline, scores, **options).rounds for scores in get_args(Scores)]
+    return tuple(_largest([r for r in each if r is not None]) for each in zip_longest(*plans))
+
+
+def _largest(rounds: Sequence[RoundPlan]) -> RoundPlan:
+    """The widest round, with the most parents and links of any."""
+    most = {name: max(getattr(r, name) for r in rounds) for name in ("parents", "links")}
+    return replace(max(rounds, key=lambda r: r.width), **most)
 
 
 def denoiser_calls(request: Round, outline: Outline) -> Cost:
     """What a round takes of denoiser calls, as the ledger counts them, look-aheads apart."""
     nfe = outline.nfe if request.fidelity == "full" else outline.draft_nfe
-    made = children(request)
-    cost = Cost(nfe=sum(g.width * nfe[g.depth] for g in growths(made) if not g.moves))
+    made, cost = children(request), Cost()
+    for growth in growths(made):
+        if not growth.moves:
+            cost.nfe += growth.width * nfe[growth.depth]
+        elif growth.steps[0][0].kind == "renoise":
+            cost.nfe += growth.width * outline.renoise_nfe(growth.depth, growth.steps[0][0].to)
     if isinstance(request.estimate, int) and request.judges:
         cost.nfe += len(made) * outline.look_ahead(request.to - 1, request.estimate)
     return cost
@@ -134,10 +144,11 @@ class _Pencil:
     """Executes rounds by writing down what they would take."""
 
     outline: Outline
-    tied: bool
+    scores: Scores
     asked: Callable[[Round], Cost] | None
     rounds: list[RoundPlan] = field(default_factory=list)
     total: Cost = field(default_factory=Cost)
+    judged: int = 0
 
     def spent(self) -> Cost:
         return self.total
@@ -171,7 +182,9 @@ class _Pencil:
             )
         )
         for place, node in enumerate(nodes) if request.judges else ():
-            node.value = 0.0 if self.tied else -float(place)
+            worth = {"distinct": -place, "tied": 0, "rising": place + self.judged}
+            node.value = float(worth[self.scores])
+        self.judged += len(nodes)
 
     def forget_all_but(self, nodes: Sequence[Node]) -> None:
         pass

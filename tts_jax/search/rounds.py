@@ -90,6 +90,7 @@ class Outline:
       nfe: denoiser calls of each segment.
       stochastic: whether later segments of a unit draw noise; else a fork there is no fork.
       renoises: whether `Renoise` is possible.
+      renoise_nfe: denoiser calls of going back, (depth, to) -> calls.
       look_ahead: denoiser calls of an estimate after a segment that looks so many steps ahead,
         (segment, steps) -> calls; None if `estimate` may be no number.
       draft_nfe: denoiser calls of each segment of the draft generator; None without one.
@@ -99,6 +100,7 @@ class Outline:
     nfe: tuple[int, ...]
     stochastic: bool = False
     renoises: bool = False
+    renoise_nfe: Callable[[int, int], int] = lambda depth, to: 0
     look_ahead: Callable[[int, int], int] | None = None
     draft_nfe: tuple[int, ...] | None = None
 
