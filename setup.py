@@ -40,6 +40,7 @@ setup(
     install_requires=REQUIRED,
     extras_require={
         "test": [
+            "diffusers>=0.42",  # the original of CogVideoX
             "pytest>=8.3",
             "hypothesis>=6.100",
             "ruff>=0.9",

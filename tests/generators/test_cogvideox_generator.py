@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tokenizers
 import torch
 import transformers
 from diffusers import (
@@ -21,6 +22,8 @@ from diffusers.schedulers import scheduling_dpm_cogvideox
 from converters.cogvideox import TRANSFORMER_RULES, VAE_RULES
 from converters.core import convert
 from converters.t5 import T5_RULES
+from tts_jax.checkpoints import CheckpointError, flatten
+from tts_jax.generators import load_generator, save_generator
 from tts_jax.generators.cogvideox.generator import (
     NOISE_TAG,
     CogVideoX,
@@ -72,7 +75,7 @@ class Original:
 
     def generator(self, **sampler):
         config = SamplerConfig(**dict(solver="ddim", snr_shift=3.0) | VIDEO | sampler)
-        return CogVideoX(CogVideoXConfig(sampler=config, **self.parts), Letters())
+        return CogVideoX(CogVideoXConfig(sampler=config, **self.parts), {"t5": Letters()})
 
     def pipeline(self, solver, snr_shift):
         scheduler = SCHEDULERS[solver](
@@ -166,7 +169,7 @@ def toy(**sampler):
         vae=VAEConfig(latent_channels=2, channels=(2, 2), layers=1, groups=1, scale=1.0),
         sampler=SamplerConfig(**dict(solver="ddim", snr_shift=3.0) | VIDEO | sampler),
     )
-    return Toy(config, Letters())
+    return Toy(config, {"t5": Letters()})
 
 
 def condition_of(generator, params, prompt=PROMPT):
@@ -450,6 +453,25 @@ def test_published_settings_survive_a_file():
         assert CogVideoXConfig.from_json({"name": "cogvideox", **fields}) == config
     with pytest.raises(TypeError, match="unknown fields"):
         CogVideoXConfig.from_json({**fields, "clip": {}})
+
+
+def test_a_checkpoint_folder_is_loaded_with_its_tokenizer(tmp_path):
+    generator = toy()
+    params = CogVideoX.init_params(generator)
+    (tmp_path / "tokenizer").mkdir()
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁red", -1.0), ("▁", -2.0)]
+    saved = tokenizers.Tokenizer(tokenizers.models.Unigram(pieces, 2, False))
+    saved.add_special_tokens(["<pad>", "</s>"])
+    saved.save(str(tmp_path / "tokenizer" / "tokenizer.json"))
+    save_generator(tmp_path, generator, params)
+    loaded, found = load_generator("cogvideox", tmp_path, steps=4, text_length=6)
+    assert loaded.config.sampler.steps == 4
+    assert loaded.config.transformer == generator.config.transformer
+    assert loaded.tokenizer.tokenize(["red"])[0].shape == (1, 6)
+    assert flatten(found).keys() == flatten(params).keys()
+    (tmp_path / "tokenizer" / "tokenizer.json").unlink()
+    with pytest.raises(CheckpointError, match="tokenizer"):
+        load_generator("cogvideox", tmp_path)
 
 
 def test_an_empty_prompt_is_refused():

@@ -121,5 +121,7 @@ def test_attention_in_blocks_is_attention(monkeypatch):
     mask = jax.random.bernoulli(jax.random.key(2), 0.7, (2, 11, 11))
     for seen in (None, mask, mask[:1, :1]):
         whole = attention.attend(q, k, v, seen)
-        parts = attention.attend(q, k, v, seen, implementation="blocks")
-        np.testing.assert_allclose(parts, whole, rtol=1e-5, atol=1e-6)
+        for name, longest in (("blocks", 99), ("auto", 10), ("auto", 11)):
+            monkeypatch.setattr(attention, "LONG", longest)
+            parts = attention.attend(q, k, v, seen, implementation=name)
+            np.testing.assert_allclose(parts, whole, rtol=1e-5, atol=1e-6)

@@ -5,13 +5,17 @@ import json
 from pathlib import Path
 
 from tts_jax.checkpoints import CheckpointError, load_parts, save_safetensors
+from tts_jax.generators.cogvideox.generator import CogVideoX, CogVideoXConfig
 from tts_jax.generators.protocol import Generator
 from tts_jax.generators.pyramid_flow.generator import PyramidFlow, PyramidFlowConfig
 from tts_jax.language.tokenizer import open_tokenizer
 
 EMBEDDED = Path(__file__).parent.parent / "assets"
 
-GENERATORS = {"pyramid_flow": (PyramidFlow, PyramidFlowConfig)}
+GENERATORS = {
+    "pyramid_flow": (PyramidFlow, PyramidFlowConfig),
+    "cogvideox": (CogVideoX, CogVideoXConfig),
+}
 
 
 def load_generator(
@@ -21,9 +25,9 @@ def load_generator(
 
     Args:
       name: one of `GENERATORS`.
-      checkpoint: a folder with `config.json`, `tokenizer.json` and the parameters, as one
-        safetensors file per part of the model or as `converters.convert` writes them; None or
-        "embedded" takes the one inside the package.
+      checkpoint: a folder with `config.json`, tokenizers and the parameters, as one safetensors
+        file per part of the model or as `converters.convert` writes them; None or "embedded" takes
+        the one inside the package.
       **overrides: sampler fields that replace those of the checkpoint.
 
     Returns:
@@ -38,9 +42,8 @@ def load_generator(
     build, config_type = GENERATORS[name]
     folder = EMBEDDED if checkpoint in (None, "", "embedded") else Path(checkpoint)
     path = folder / "config.json"
-    for needed in (path, folder / "tokenizer.json"):
-        if not needed.is_file():
-            raise CheckpointError(f"checkpoint {needed} does not exist")
+    if not path.is_file():
+        raise CheckpointError(f"checkpoint {path} does not exist")
     try:
         fields = json.loads(path.read_text())["generator"]
         if fields["name"] != name:
@@ -54,10 +57,10 @@ def load_generator(
         raise CheckpointError(f"{path}: {error}") from error
     config = dataclasses.replace(config, sampler=_override(config.sampler, overrides))
     try:
-        tokenizer = open_tokenizer(folder / "tokenizer.json", config.text.length)
+        tokenizers = _open_tokenizers(folder, config)
     except Exception as error:  # the tokenizers library raises nothing narrower
-        raise CheckpointError(f"{folder / 'tokenizer.json'}: {error}") from error
-    generator = build(config, tokenizer)
+        raise CheckpointError(f"a tokenizer of {folder} cannot be read: {error}") from error
+    generator = build(config, tokenizers)
     return generator, load_parts(folder, generator.abstract_params)
 
 
@@ -79,6 +82,18 @@ def save_generator(folder: Path | str, generator: Generator, params: dict) -> No
     temporary = path.with_name(path.name + ".part")
     temporary.write_text(json.dumps(entries, indent=2) + "\n")
     temporary.replace(path)
+
+
+def _open_tokenizers(folder: Path, config):
+    if hasattr(config, "open_tokenizers"):
+        return config.open_tokenizers(folder)
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist")
+    try:
+        return open_tokenizer(path, config.text.length)
+    except Exception as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def _override(sampler, overrides: dict):

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 BLOCK = 512  # queries of a block
+LONG = 4096
 
 
 def attend(
@@ -23,11 +24,15 @@ def attend(
         row without any True gives the mean of the values, not NaN.
       implementation: "xla" (softmax in float32), "blocks" (the same, some queries at a time, so
         that the logits of long sequences fit into memory) or "cudnn" (fused, GPU, 16-bit inputs
-        only).
+        only), or "auto": "cudnn" on a GPU with 16-bit inputs; otherwise "blocks" where there are
+        more than `LONG` queries and "xla" where there are not.
 
     Returns:
       [B, L_q, N, K] in the dtype of `v`.
     """
+    if implementation == "auto":
+        fused = jax.default_backend() == "gpu" and q.dtype.itemsize == 2
+        implementation = "cudnn" if fused else "blocks" if q.shape[1] > LONG else "xla"
     if implementation == "blocks":
         return _attend_in_blocks(q, k, v, mask)
     if implementation != "xla":

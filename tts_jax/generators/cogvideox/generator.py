@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +20,7 @@ from tts_jax.generators.cogvideox.scheduler import Coefficients, Schedule
 from tts_jax.generators.cogvideox.transformer import Transformer, TransformerConfig
 from tts_jax.generators.cogvideox.vae import DECODER_WINDOW, CausalVideoVAE, VAEConfig
 from tts_jax.generators.protocol import Look, Params
+from tts_jax.language.published import open_published
 from tts_jax.language.t5 import T5Config, T5Encoder
 from tts_jax.language.tokenizer import Tokenizer
 from tts_jax.solvers import diffusion, noise
@@ -150,6 +152,14 @@ class CogVideoXConfig:
             vae.latent_channels,
         )
 
+    def open_tokenizers(self, folder: Path) -> dict[str, Tokenizer]:
+        """The tokenizers of a checkpoint folder, by part.
+
+        Raises:
+          Exception: a file is missing or damaged; of any type.
+        """
+        return {"t5": open_published(folder / "tokenizer", self.sampler.text_length)}
+
     @classmethod
     def cogvideox_2b(cls) -> "CogVideoXConfig":
         """THUDM/CogVideoX-2b."""
@@ -226,15 +236,16 @@ class CogVideoX:
     renoises = True
     looks_ahead = True
 
-    def __init__(self, config: CogVideoXConfig, tokenizer: Tokenizer):
+    def __init__(self, config: CogVideoXConfig, tokenizers: Mapping[str, Tokenizer]):
         """Builds the graphs; allocates no parameters.
 
         Args:
           config: sizes and settings.
-          tokenizer: gives rows of `config.sampler.text_length` tokens.
+          tokenizers: of "t5", which gives rows of `config.sampler.text_length` tokens.
         """
         self.config = config
-        self.tokenizer = tokenizer
+        self.tokenizers = tokenizers
+        self.tokenizer = tokenizers["t5"]
         abstract = {name: abstract_params(build) for name, build in self._builders().items()}
         self._graphs = {name: graph for name, (graph, _) in abstract.items()}
         self.abstract_params = {name: params for name, (_, params) in abstract.items()}
@@ -459,7 +470,7 @@ class CogVideoX:
         if steps >= sampler.steps:
             return None
         sampler = dataclasses.replace(sampler, steps=steps, steps_per_segment=count)
-        return type(self)(dataclasses.replace(self.config, sampler=sampler), self.tokenizer)
+        return type(self)(dataclasses.replace(self.config, sampler=sampler), self.tokenizers)
 
     def decode(self, params: Params, latents: Array) -> Array:
         """Frames of latents, [T, H, W, C] -> [1 + 4(T-1), 8H, 8W, 3], float32 in [0, 1]."""

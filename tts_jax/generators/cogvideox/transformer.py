@@ -57,7 +57,7 @@ class TransformerConfig:
     space_scale: float = 1.875
     time_scale: float = 1.0
     epsilon: float = 1e-5
-    attention: str = "xla"
+    attention: str = "auto"
 
     @property
     def width(self) -> int:

@@ -1,0 +1,52 @@
+r"""CogVideoX-2B, 49 frames of 480x720 at 8 frames a second, random linear search with N=8.
+
+6.67e9 parameters: T5 4.76e9, denoiser 1.69e9, VAE 0.22e9; 13.3 GB in bfloat16. A video takes 100
+denoiser calls, two for each of 50 steps. The DDIM solver draws no noise after its first state;
+a search that forks later wants `--config.generator.eta=1.0` or a preset that noises again.
+
+python -m converters.convert --model=cogvideox_2b --src=PUBLISHED --dst=DIR --dtype=bfloat16
+python -m experiments.generate --config=configs/cogvideox_2b.py \
+  --config.generator.checkpoint=DIR --prompt="..."
+"""
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+from configs.embedded import verifier
+
+
+def get_config() -> ConfigDict:
+    """Settings of `experiments.generate`, with the sampler as published."""
+    return ConfigDict(
+        dict(
+            generator=dict(
+                name="cogvideox",
+                checkpoint="checkpoints/cogvideox_2b",
+                frames=49,
+                height=480,
+                width=720,
+                steps=50,
+                steps_per_segment=5,
+                draft_steps_per_segment=1,
+                guidance=6.0,
+                dynamic_guidance=False,
+                negative_prompt="",
+                solver="ddim",
+                eta=placeholder(float),  # the solver's published one: 0 for ddim, 1 for dpm
+                tiled=False,  # less memory, slightly other pixels
+            ),
+            verifiers=(
+                verifier("clip", weight=0.2, checkpoint="checkpoints/clip_vit_large_patch14"),
+                verifier("viclip", weight=1.0, checkpoint="checkpoints/viclip"),
+                verifier("flicker", weight=0.0, checkpoint=""),
+            ),
+            panel=dict(aggregation="zscore"),
+            stage_prompts=dict(source="prompt", path="", model=""),
+            search=dict(preset="random_linear", branches=8),
+            budget=dict(nfe=0, flops=0.0, seconds=0.0),
+            mesh=dict(branch=0),
+            micro_batch=1,
+            video=dict(fps=8, size=0),
+            seed=0,
+        )
+    )
