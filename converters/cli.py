@@ -9,6 +9,7 @@ from converters.sources import ConversionError
 
 EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130
 
 
 def run(
@@ -26,7 +27,8 @@ def run(
       argv: the command line; the process's by default.
 
     Returns:
-      The exit code; EXIT_BAD_INPUT, with the reason on stderr, when the input is at fault.
+      The exit code; EXIT_BAD_INPUT, with the reason on stderr, when the input is at fault;
+      EXIT_INTERRUPTED when the user has stopped it.
     """
     values = flags.FlagValues()
     flags.DEFINE_bool("help", False, "show the flags and exit", short_name="h", flag_values=values)
@@ -43,3 +45,6 @@ def run(
     except (ConversionError, flags.Error) as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED

@@ -118,9 +118,15 @@ class Third:
     index: int
 
     @property
-    def shape(self) -> tuple[int, ...]:
+    def shape(self) -> tuple[int, ...] | None:
+        if self.whole.shape is None:  # its file cannot be read
+            return None
         rows, *rest = self.whole.shape
         return (rows // 3, *rest)
+
+    @property
+    def dtype(self):
+        return self.whole.dtype
 
     def __array__(self, dtype=None, copy=None) -> np.ndarray:
         part = np.split(np.asarray(self.whole), 3)[self.index]
@@ -128,7 +134,7 @@ class Third:
 
 
 def split_fused(tensors: Mapping) -> dict:
-    """Replaces `in_proj_{weight,bias}` by `{q,k,v}_proj.{weight,bias}`.
+    """Replaces `in_proj_{weight,bias}` by `{q,k,v}_proj.{weight,bias}`, if it has three parts.
 
     Args:
       tensors: published names to arrays or stored tensors.
@@ -136,7 +142,7 @@ def split_fused(tensors: Mapping) -> dict:
     result = {}
     for name, tensor in tensors.items():
         fused = re.fullmatch(r"(.*\.)in_proj_(weight|bias)", name)
-        if fused:
+        if fused and (tensor.shape is None or (tensor.shape and tensor.shape[0] % 3 == 0)):
             for index, part in enumerate("qkv"):
                 result[f"{fused[1]}{part}_proj.{fused[2]}"] = Third(tensor, index)
         else:

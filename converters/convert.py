@@ -38,7 +38,15 @@ from tts_jax.checkpoints import flatten
 from tts_jax.report.progress import Bar
 
 DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.float16}
-_COPIED = (".json", ".txt", ".model")
+TOKENIZER_FILES = (
+    "added_tokens.json",
+    "merges.txt",
+    "special_tokens_map.json",
+    "spiece.model",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+)
 
 
 def define(values: flags.FlagValues) -> None:
@@ -94,28 +102,36 @@ def open_model(
     """
     if not source.exists():
         raise ConversionError(f"{source} does not exist")
+    if source.is_file() and len(model.parts) > 1:
+        raise ConversionError(f"{source} is a file; the model has several components in a folder")
+    root = source if source.is_dir() else source.parent
     opened, faults = {}, []
     for name, part in model.parts.items():
-        folder = source / part.folder if source.is_dir() else source.parent
+        folder = root / part.folder
         if not folder.is_dir():
             faults.append(f"{source} has no folder {part.folder}")
             continue
         weights = folder if source.is_dir() else source
         opened[name] = open_component(model.component(name), folder / "config.json", weights)
         prefix = f"{part.folder}: " if part.folder else ""
-        faults += [prefix + fault for fault in opened[name].faults]
+        faults += [
+            fault if str(folder) in fault else prefix + fault for fault in opened[name].faults
+        ]
     settings = {}
     for name, place in model.settings.items():
         try:
-            settings[name] = Fields(read_json(source / place))
+            settings[name] = Fields(read_json(root / place))
         except ConversionError as error:
             faults.append(str(error))
     copies = []
     for place in model.copies:
-        files = sorted(f for f in (source / place).glob("*") if f.suffix in _COPIED)
+        files = [root / place / name for name in TOKENIZER_FILES]
+        files = [file for file in files if file.is_file()]
         if not files:
-            faults.append(f"{source} has no folder {place} with the files of a tokenizer")
-        copies += [(file, f"{place}/{file.name}") for file in files]
+            faults.append(
+                f"{root / place} holds no tokenizer: none of {', '.join(TOKENIZER_FILES)}"
+            )
+        copies += [(file, str(Path(place) / file.name)) for file in files]
     entries = {}
     if not faults:
         try:
@@ -126,7 +142,7 @@ def open_model(
             faults.append(str(error))
         for name, fields in settings.items():
             unknown = sorted(fields.unread(INERT | model.inert))
-            faults += [f"{source / model.settings[name]}: field {f!r} is unknown" for f in unknown]
+            faults += [f"{root / model.settings[name]}: field {f!r} is unknown" for f in unknown]
     refuse(faults)
     return opened, entries, copies
 

@@ -46,7 +46,7 @@ class Model:
         a ValueError says what in them contradicts what.
       settings: names to JSON files of the published directory.
       inert: fields of these files that change nothing, beside those of every file.
-      copies: folders of the published directory that are copied as they are: tokenizers.
+      copies: folders of the published directory whose tokenizers are copied; "" is itself.
     """
 
     parts: Mapping[str, Part]
@@ -227,12 +227,22 @@ COMPONENTS = {
 }
 
 
-def _single(component: str, entries: Callable[[dict], dict] | None = None) -> Model:
-    """One component by itself; `entries` is our `config.json` of its config's fields."""
-    entries = entries or (lambda fields: {"component": {component: fields}})
+def _single(component: str) -> Model:
+    """One component by itself."""
     return Model(
         parts={component: Part(component=component)},
-        entries=lambda configs, settings: entries(dataclasses.asdict(configs[component])),
+        entries=lambda configs, settings: {
+            "component": {component: dataclasses.asdict(configs[component])}
+        },
+    )
+
+
+def _verifier(name: str, component: str) -> Model:
+    """A verifier, which needs its tokenizer beside its weights."""
+    return Model(
+        parts={name: Part(component=component)},
+        entries=lambda configs, settings: {"verifiers": {name: dataclasses.asdict(configs[name])}},
+        copies=("",),
     )
 
 
@@ -310,8 +320,6 @@ MODELS = {
     },
     **{f"cogvideox_{size}": _cogvideox_pipeline(size) for size in ("2b", "5b")},
     **{name: _single(name) for name in COMPONENTS},
-    "clip_vit_large_patch14": _single(
-        "clip_vit_large_patch14", lambda fields: {"verifiers": {"clip": fields}}
-    ),
-    "viclip": _single("viclip", lambda fields: {"verifiers": {"viclip": fields}}),
+    "clip_vit_large_patch14": _verifier("clip", "clip_vit_large_patch14"),
+    "viclip": _verifier("viclip", "viclip"),
 }

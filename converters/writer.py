@@ -1,9 +1,10 @@
 """Writes a converted checkpoint, batch by batch, under a temporary name until it is whole."""
 
+import contextlib
 import json
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import jax
@@ -67,17 +68,27 @@ class Writer:
 
     def copy(self, files: Iterable[tuple[Path, str]]) -> None:
         """Copies files to places in the folder."""
-        for source, place in files:
-            target = self._temporary / place
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source, target)
+        with self._writing():
+            for source, place in files:
+                target = self._temporary / place
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(source, target)
 
     def finish(self, entries: dict) -> None:
         """Writes what is left and `config.json`, and gives the folder its name."""
         self._flush()
-        ocp.partial.finalize(self._params)
-        (self._temporary / "config.json").write_text(json.dumps(entries, indent=2) + "\n")
-        os.replace(self._temporary, self._folder)
+        with self._writing():
+            ocp.partial.finalize(self._params)
+            (self._temporary / "config.json").write_text(json.dumps(entries, indent=2) + "\n")
+            os.replace(self._temporary, self._folder)
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # a full disk fails in many ways inside orbax
+            reason = str(error).strip().partition("\n")[0] or type(error).__name__
+            raise ConversionError(f"{self._folder} cannot be written: {reason}") from error
 
     def _flush(self) -> None:
         if not self._held:
@@ -86,7 +97,8 @@ class Writer:
             use_compression=False,  # weights hardly shrink, and it takes long
             storage_options=ocp.options.ArrayOptions.Saving.StorageOptions(chunk_byte_size=_CHUNK),
         )
-        with ocp.Context(array_options=ocp.options.ArrayOptions(saving=saving)):
+        options = ocp.options.ArrayOptions(saving=saving)
+        with self._writing(), ocp.Context(array_options=options):
             ocp.partial.save(self._params, self._held)
         self._held, self._bytes = {}, 0
 

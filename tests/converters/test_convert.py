@@ -22,6 +22,7 @@ from tts_jax.checkpoints import CheckpointError, flatten, load_orbax, load_parts
 from tts_jax.generators import EMBEDDED, load_generator
 from tts_jax.generators.cogvideox.generator import CogVideoXConfig
 from tts_jax.generators.pyramid_flow.vae import VAEConfig
+from tts_jax.verifiers import load_verifier
 
 VAE = "pyramid_flow_vae"
 T5 = "t5_v1_1_xxl_encoder"
@@ -162,7 +163,7 @@ def test_faults_of_all_components_come_in_one_message(pyramid_flow, tmp_path, ru
         "causal_video_vae: stranger: no rule",
         "causal_video_vae: quant.bias",
         "no folder text_encoder",
-        "no folder tokenizer_2",
+        "tokenizer_2 holds no tokenizer",
         "use_temporal_causal is False",
         "'guidance_embeds' is unknown",
     ):
@@ -330,6 +331,23 @@ def test_a_generator_loads_from_either_form_alike(tmp_path):
     for part, values in params.items():
         for name, value in flatten(values).items():
             np.testing.assert_array_equal(flatten(found[part])[name], value)
+
+
+def test_a_converted_verifier_loads(golden, tmp_path, run, capsys):
+    source = tmp_path / "clip"
+    shutil.copytree(golden("clip_readouts"), source)
+    flags = {"model": "clip_vit_large_patch14", "src": source, "dst": tmp_path / "ours"}
+    assert run(convert, **flags) == 2
+    assert "holds no tokenizer" in capsys.readouterr().err
+    ids = {"<|startoftext|>": 0, "<|endoftext|>": 1, "a</w>": 2, "a": 3}
+    (source / "vocab.json").write_text(json.dumps(ids))
+    (source / "merges.txt").write_text("#version: 0.2\n")
+    assert run(convert, **flags, dtype="bfloat16") == 0
+    verifier, params = load_verifier("clip", tmp_path / "ours")
+    scale = load_file(source / "weights.safetensors")["logit_scale"]
+    np.testing.assert_allclose(params["logit_scale"], scale, rtol=1e-2)
+    assert params["logit_scale"].dtype == np.float32
+    assert verifier.tokenizer.tokenize(["A"])[0][0, :3].tolist() == [0, 2, 1]
 
 
 def test_a_converted_checkpoint_must_fit_the_model(published, tmp_path, run):

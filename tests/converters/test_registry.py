@@ -3,8 +3,10 @@
 import json
 import math
 
+import numpy as np
 import pytest
 
+from converters.clip import split_fused
 from converters.components import mistyped
 from converters.core import check
 from converters.registry import COMPONENTS, MODELS
@@ -88,3 +90,15 @@ def test_every_model_is_made_of_registered_components():
 @pytest.mark.parametrize("name", COMPONENTS)
 def test_the_published_config_is_of_its_declared_types(name):
     assert not list(mistyped(COMPONENTS[name].published()))
+
+
+def test_fused_projections_are_split_only_into_equal_parts():
+    whole = {
+        f"x.attn.in_proj_{kind}": np.arange(12.0).reshape(12, 1) for kind in ("bias", "weight")
+    }
+    parts = split_fused(whole)
+    assert len(parts) == 6
+    np.testing.assert_array_equal(parts["x.attn.k_proj.bias"], [[4], [5], [6], [7]])
+    for rows in (np.zeros(()), np.zeros((10, 1))):
+        odd = {"x.attn.in_proj_bias": rows}
+        assert split_fused(odd) == odd

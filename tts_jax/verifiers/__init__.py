@@ -5,8 +5,11 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from tts_jax.checkpoints import CheckpointError, load_safetensors, save_safetensors
+import jax.numpy as jnp
+
+from tts_jax.checkpoints import ORBAX, CheckpointError, load_parts, save_safetensors
 from tts_jax.language.clip_text import TextConfig
+from tts_jax.language.published import open_published
 from tts_jax.language.tokenizer import open_tokenizer
 from tts_jax.verifiers.clip import CLIPConfig, ClipVerifier
 from tts_jax.verifiers.flicker import FlickerVerifier
@@ -43,8 +46,9 @@ def load_verifier(name: str, checkpoint: Path | str | None = None) -> tuple[Veri
 
     Args:
       name: one of `NAMES`.
-      checkpoint: a folder with `config.json`, `tokenizer.json` and `{name}.safetensors`; None takes
-        the embedded one. Verifiers without weights ignore it.
+      checkpoint: a folder with `config.json`, `tokenizer.json` and `{name}.safetensors`, or one
+        that `converters.convert` wrote; None takes the embedded one. Verifiers without weights
+        ignore it.
 
     Returns:
       The verifier and its nested parameter dictionary, float32.
@@ -61,15 +65,19 @@ def load_verifier(name: str, checkpoint: Path | str | None = None) -> tuple[Veri
     try:
         fields = json.loads((folder / "config.json").read_text())["verifiers"][name]
         config = parse_config(name, fields)
-        tokenizer = open_tokenizer(folder / "tokenizer.json", config.text.length)
+        if (folder / ORBAX).is_dir():
+            tokenizer = open_published(folder, config.text.length)
+        else:
+            tokenizer = open_tokenizer(folder / "tokenizer.json", config.text.length)
     except FileNotFoundError as error:
-        raise CheckpointError(f"checkpoint {error.filename} does not exist") from error
+        missing = f"checkpoint {error.filename} does not exist" if error.filename else str(error)
+        raise CheckpointError(missing) from error
     except KeyError as error:
         raise CheckpointError(f"{folder / 'config.json'} has no verifier {name!r}") from error
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{folder / 'config.json'}: {error}") from error
     verifier = TRAINED[name][0](config, tokenizer)
-    return verifier, load_safetensors(folder / f"{name}.safetensors", verifier.abstract_params)
+    return verifier, load_parts(folder, {name: verifier.abstract_params}, jnp.float32)[name]
 
 
 def save_verifier(folder: Path | str, verifier: ClipVerifier, params: dict) -> None:
