@@ -13,13 +13,15 @@ import math
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import pairwise
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from tts_jax.parallel import branch_mesh
-from tts_jax.search import Search
+from tts_jax.search import Search, load_preset
 from tts_jax.solvers import diffusion, flow_matching, noise
 from tts_jax.verifiers.panel import Panel
 
@@ -163,10 +165,7 @@ class Exact:
 
     @property
     def params(self):
-        mixture = self.mixture
-        arrays = dict(
-            means=mixture.means, weights=mixture.weights, deviation=np.array(mixture.deviation)
-        )
+        arrays = vars(self.mixture) | {"eta": self.eta, "follow": self.follow}
         return {name: jnp.asarray(x, jnp.float32) for name, x in arrays.items()}
 
     @property
@@ -193,15 +192,16 @@ class Exact:
     def _count(counts):
         counts["calls"] += 1
 
-    def _centre(self, branch, unit):
+    def _centre(self, params, branch, unit):
         before = branch["done"][jnp.maximum(unit - 1, 0)]
-        return self.follow * jnp.where(jnp.asarray(unit) > 0, before, 0.0)
+        return jnp.where(jnp.asarray(unit) > 0, params["follow"] * before, 0.0)
 
     def advance(self, params, condition, branch, key, segment, program=None):
         begins, ends = self.program(segment) if program is None else program
         key = noise.fold_in(key, NOISE_TAG)
         unit, block = segment // self.blocks, segment % self.blocks
-        centre, levels = self._centre(branch, unit), jnp.asarray(self.schedule.levels, jnp.float32)
+        centre = self._centre(params, branch, unit)
+        levels = jnp.asarray(self.schedule.levels, jnp.float32)
         x, clean = branch["x"], branch["clean"]
         if begins:
             x = noise.normal(noise.fold_in(key, self.steps), self.shape)
@@ -210,7 +210,7 @@ class Exact:
         def step(x, clean, i):
             level, after = (levels[block * self.steps + i + j] for j in range(2))
             normals = noise.normal(noise.fold_in(key, i), self.shape)
-            return self.schedule.step(x, clean, level, after, normals, self.eta), after
+            return self.schedule.step(x, clean, level, after, normals, params["eta"]), after
 
         def whole(state, i):
             x, after = step(*state, i)
@@ -234,8 +234,8 @@ class Exact:
         x, clean = branch["x"], branch["clean"]
         at = (block + 1) * self.steps
         levels = self._ahead(at, self._calls(segment, look))
-        centre = self._centre(branch, unit)
-        for level, after in zip(levels[:-2], levels[1:-1], strict=True):
+        centre = self._centre(params, branch, unit)
+        for level, after in pairwise(levels[:-1]):
             x = self.schedule.step(x, clean, level, after, jnp.zeros(self.shape), 0.0)
             clean = self._denoise(params, centre, x, after)
         return jnp.concatenate([*done[:unit], clean])
@@ -266,7 +266,7 @@ class Exact:
             x = branch["x"] + self.schedule.scales(earlier)[1] * fresh
         else:
             x = self.schedule.again(branch["x"], level, earlier, fresh)
-        centre = self._centre(branch, unit)
+        centre = self._centre(params, branch, unit)
         done = branch["done"].at[unit].set(0.0)
         return dict(done=done, x=x, clean=self._denoise(params, centre, x, earlier))
 
@@ -340,3 +340,27 @@ def direction(frames: int = 2, seed: int = 5) -> np.ndarray:
     """Some direction of length 1, [T, 2, 2, 3]."""
     found = np.random.default_rng(seed).standard_normal((frames, 2, 2, 3))
     return found / math.sqrt((found**2).sum())
+
+
+def preset(name: str, generator: Exact | None = None, **fields):
+    """A preset by name; of fields that are not given, some that make a small search."""
+    own = dict(SMALL.get(name, {}))
+    if generator is not None and name == "tree_of_frames":
+        units = generator.num_units
+        own = dict(branching=(3,) + (2,) * (units - 1), images=(2,) * units)
+    return load_preset(SimpleNamespace(preset=name, **own | fields))
+
+
+SMALL = dict(
+    random_linear=dict(branches=4),
+    beam=dict(beams=2, children=2, look_ahead=3),
+    greedy=dict(chains=2, children=2),
+    fk_steering=dict(particles=4, strength=1.0),
+    successive_halving=dict(widths=(4, 2)),
+    evolutionary=dict(schedule=(0, 1), sizes=(4, 3, 3), elites=1),
+    zero_order=dict(neighbours=2, iterations=3),
+    search_over_paths=dict(samples=2, children=2),
+    rollover_budget=dict(quota=3, batch=2),
+    backtracking=dict(branches=2, restarts=2),
+    draft_then_replay=dict(branches=3),
+)
