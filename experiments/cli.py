@@ -20,12 +20,17 @@ from ml_collections import config_flags
 import configs
 
 CONFIGS = Path(configs.__file__).parent
+EXIT_FAULT = 1
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
 
 
 class UsageError(ValueError):
     """What the user asked for cannot be done; the message is one line and says what to change."""
+
+
+class RunFault(RuntimeError):
+    """What was asked for could be done, but went wrong on the way; the message is one line."""
 
 
 def parse(
@@ -92,7 +97,7 @@ def run(
     config: str = "embedded.py",
     argv: Sequence[str] | None = None,
 ) -> int:
-    """Runs a program; what the user can put right is one line on stderr.
+    """Runs a program; bad input, faults and interrupts are one line on stderr.
 
     Args:
       main: the program, given its flags.
@@ -102,7 +107,8 @@ def run(
       argv: the command line; the process's by default.
 
     Returns:
-      The exit code: 0, EXIT_BAD_INPUT or EXIT_INTERRUPTED.
+      The exit code: 0; EXIT_BAD_INPUT, where nothing was done; EXIT_FAULT, where something failed
+      on the way, or EXIT_INTERRUPTED, and what was done before stays.
     """
     argv = sys.argv if argv is None else argv
     try:
@@ -112,20 +118,21 @@ def run(
             print(doc.strip(), _help(define), sep="\n\n")
             return 0
         main(parse(argv, define=define, config=config))
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        print(": ".join(["interrupted", *map(str, interrupt.args)]), file=sys.stderr)
         return EXIT_INTERRUPTED
     except Exception as error:
-        if not isinstance(error, _expected()):
+        code = _exit_code(error)
+        if code is None:
             raise
         print(f"error: {_one_line(error)}", file=sys.stderr)
-        return EXIT_BAD_INPUT
+        return code
     return 0
 
 
 def _stop(number, frame):
-    """Ends a terminated program by an exception, so that it cleans up."""
-    sys.exit(128 + number)
+    """Ends a terminated program like an interrupted one, so that it cleans up."""
+    raise KeyboardInterrupt
 
 
 def _help(define) -> str:
@@ -141,17 +148,26 @@ def _help(define) -> str:
     return values.get_help()
 
 
-def _expected() -> tuple[type[Exception], ...]:
-    """Faults of the input; imported here because they bring jax, and --help needs none."""
+def _exit_code(error: Exception) -> int | None:
+    """That of an error whose message is meant for the user; None for any other.
+
+    The types are imported here because they bring jax, and --help needs none.
+    """
+    if isinstance(error, UsageError | RunFault):
+        return EXIT_BAD_INPUT if isinstance(error, UsageError) else EXIT_FAULT
     if "jax" not in sys.modules:
-        return (UsageError,)
+        return None
     from tts_jax.checkpoints import CheckpointError
     from tts_jax.language.tokenizer import PromptError
     from tts_jax.media import MediaError
     from tts_jax.parallel import MeshError
-    from tts_jax.search.rounds import SearchConfigError
+    from tts_jax.search import SearchConfigError, SearchFault
 
-    return UsageError, CheckpointError, PromptError, MediaError, MeshError, SearchConfigError
+    if isinstance(error, CheckpointError | PromptError | MediaError | MeshError):
+        return EXIT_BAD_INPUT
+    if isinstance(error, SearchConfigError):
+        return EXIT_BAD_INPUT
+    return EXIT_FAULT if isinstance(error, SearchFault) else None
 
 
 def _one_line(error: BaseException) -> str:

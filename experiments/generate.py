@@ -42,6 +42,7 @@ from tts_jax.search import (
     plan,
 )
 from tts_jax.search.presets import Preset
+from tts_jax.search.store import RoundStore
 
 
 def define(values: flags.FlagValues) -> None:
@@ -96,7 +97,12 @@ def main(options: flags.FlagValues) -> None:
     settings = {**json.loads(config.to_json()), "prompts": prompts}
     with RunDirectory(workdir, settings, _metadata()) as run:
         summary.print_setup(console, config, models, search.outline, prompts, run.path, cache)
-        _search_all(console, config, models, search, preset, budget, prompts, run)
+        try:
+            _search_all(console, config, models, search, preset, budget, prompts, run)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(
+                f"the same command with --workdir={run.path} goes on from what is done"
+            ) from None
         summary.print_results(console, [_read(run.folder(i)) for i in range(len(prompts))])
         summary.print_files(console, run.path, len(prompts))
 
@@ -158,6 +164,7 @@ def _search_all(
                 preset,
                 stage_prompts=stage_prompts,
                 budget=budget,
+                store=_store(config, prompt, index, stage_prompts, run),
                 progress=progress,
                 **arguments,
             )
@@ -170,6 +177,22 @@ def _search_all(
             tree = _tree(config, models, prompt, index, result, single)
             with run.prompt(index) as folder:
                 _write(folder, config, tree, result, apart, search.outline.num_segments)
+
+
+def _store(
+    config: ConfigDict, prompt: str, index: int, stage_prompts: Sequence[str], run: RunDirectory
+) -> RoundStore:
+    """Where the search for a prompt is kept, and what it depends on."""
+    ran = _metadata()
+    about = {
+        "prompt": prompt,
+        "prompt_index": index,
+        "stage_prompts": list(stage_prompts),
+        "config": json.loads(config.to_json()),
+        **ran["versions"],
+        "device": ran["devices"],
+    }
+    return RoundStore(run.search_folder(index), about)
 
 
 def _single_sample(

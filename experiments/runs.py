@@ -11,9 +11,11 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
-from experiments.cli import UsageError
+from experiments.cli import RunFault, UsageError
 from tts_jax.media import write_bytes
+from tts_jax.search.store import saves_in
 
 
 def read_prompts(prompt: str | None, prompts_file: str | None) -> list[str]:
@@ -97,39 +99,48 @@ def _finite(value):
 
 
 class RunDirectory:
-    """A folder that holds whole results only.
+    """A folder that holds whole results only, and belongs to one process at a time.
 
-    Results are written beside it and moved in when they are complete, so it can be read, or its
-    program killed, at any moment. The same run can be continued in it, another run cannot.
+    Results are made in a hidden folder inside and moved out when they are complete, so it can be
+    read, or its program killed, at any moment. Searches that are not finished stay in there. The
+    same run can be continued, another run cannot.
+
+    <path>/.state/{lock,config.json,searches/<index>,results/<index>}
     """
 
     def __init__(self, path: Path | str, config: Mapping, metadata: Mapping):
-        """Checks that results can go there; use as a context manager.
+        """Takes the folder; use as a context manager.
 
         Args:
-          path: the folder; made with the first result.
+          path: the folder; made where it is missing.
           config: what decides the results; a run with the same may be continued.
           metadata: what is good to know about this run.
 
         Raises:
-          UsageError: the folder holds another run or something else, or cannot be written.
+          UsageError: the folder holds another run or something else, is in use, or cannot be
+            written.
         """
         self.path = Path(path).absolute()
+        self._state = self.path / ".state"
         self._config, self._metadata = to_json(config), to_json(metadata)
+        self._lock = None
         self._check()
-        self._made = [p for p in (self.path.parent, *self.path.parents) if not p.exists()]
-        inside = self.path.is_dir()
-        parent = self.path if inside else self.path.parent
-        self._staging = parent / f".{self.path.name}.{os.getpid()}.part"
+        self._made = [p for p in (self.path, *self.path.parents) if not p.exists()]
         try:
-            parent.mkdir(parents=True, exist_ok=True)
-            self._clear(parent)
-            self._staging.mkdir()
+            self._lock = self._take()
+            self._check()
+            self._tidy()
+            write_bytes(self._state / "config.json", self._config)
         except OSError as error:
             self.close()
-            raise UsageError(f"workdir {path} cannot be written: {error.strerror}") from error
+            why = getattr(error.__cause__ or error, "strerror", None) or error
+            raise UsageError(f"workdir {path} cannot be written: {why}") from error
+        except BaseException:
+            self.close()
+            raise
 
     def _check(self) -> None:
+        """Refuses a folder that is not this run's."""
         settings = self.path / "config.json"
         try:
             if not self.path.exists():
@@ -137,9 +148,11 @@ class RunDirectory:
             if not self.path.is_dir():
                 raise UsageError(f"workdir {self.path} is a file")
             if not settings.exists():
-                if any(not p.name.endswith(".part") for p in self.path.iterdir()):
+                if any(p != self._state for p in self.path.iterdir()):
                     raise UsageError(f"workdir {self.path} is not empty and holds no run")
-                return
+                if not self._searches():
+                    return
+                settings = self._state / "config.json"
             theirs = json.loads(settings.read_bytes())
         except OSError as error:
             raise UsageError(f"workdir {self.path} cannot be read: {error.strerror}") from error
@@ -153,12 +166,41 @@ class RunDirectory:
                 "choose another --workdir"
             )
 
-    def _clear(self, parent: Path) -> None:
-        """Removes what killed runs have left."""
-        for left in parent.glob(f".{self.path.name}.*.part"):
-            process = left.name.split(".")[-2]
-            if process.isdigit() and not _is_alive(int(process)):
-                shutil.rmtree(left, ignore_errors=True)
+    def _take(self) -> BinaryIO:
+        """The lock file, locked for this process: its end, however it comes, frees it."""
+        path = self._state / "lock"
+        while True:
+            self._state.mkdir(parents=True, exist_ok=True)
+            try:
+                lock = open(path, "ab")
+            except FileNotFoundError:  # another process has just cleared up
+                continue
+            try:
+                _lock(lock)
+                if os.path.samestat(os.fstat(lock.fileno()), path.stat()):
+                    return lock
+            except BlockingIOError as error:
+                lock.close()
+                raise UsageError(
+                    f"workdir {self.path} is in use by another process; wait for it or choose "
+                    "another --workdir"
+                ) from error
+            except FileNotFoundError:
+                pass
+            lock.close()
+
+    def _tidy(self) -> None:
+        """Removes what a killed run has left, but searches that can go on."""
+        shutil.rmtree(self._state / "results", ignore_errors=True)
+        for left in self._state.glob(".*.part"):
+            left.unlink()
+        for search in self._searches():
+            if self.is_done(int(search.name)):
+                shutil.rmtree(search)
+
+    def _searches(self) -> list[Path]:
+        """Searches that can go on."""
+        return [path for path in (self._state / "searches").glob("*") if saves_in(path)]
 
     def __enter__(self) -> "RunDirectory":
         return self
@@ -167,8 +209,13 @@ class RunDirectory:
         self.close()
 
     def close(self) -> None:
-        """Removes what is not complete, and folders made for nothing."""
-        shutil.rmtree(self._staging, ignore_errors=True)
+        """Frees the folder, without what is not complete and what was made for nothing."""
+        if self._lock is not None:
+            shutil.rmtree(self._state / "results", ignore_errors=True)
+            if not self._searches():
+                shutil.rmtree(self._state, ignore_errors=True)
+            self._lock.close()
+            self._lock = None
         for folder in self._made:
             with contextlib.suppress(OSError):
                 folder.rmdir()
@@ -176,6 +223,10 @@ class RunDirectory:
     def folder(self, index: int) -> Path:
         """Where the results of a prompt are, or will be."""
         return self.path / "prompts" / str(index)
+
+    def search_folder(self, index: int) -> Path:
+        """Where the search for a prompt is kept until its results are there."""
+        return self._state / "searches" / str(index)
 
     def is_done(self, index: int) -> bool:
         """Whether a prompt's results are there already."""
@@ -186,37 +237,42 @@ class RunDirectory:
         """A folder to write a prompt's results to; they appear when the block ends well.
 
         Raises:
-          UsageError: no room, or the run directory was taken meanwhile.
+          RunFault: no room, or the run directory was taken meanwhile.
         """
-        folder = self._staging / "prompts" / str(index)
+        folder = self._state / "results" / str(index)
         try:
             folder.mkdir(parents=True)
             yield folder
-            if (self.path / "config.json").exists():
-                self.folder(index).parent.mkdir(exist_ok=True)
-                folder.rename(self.folder(index))
-                return
-            write_bytes(self._staging / "config.json", self._config)
-            write_bytes(self._staging / "metadata.json", self._metadata)
-            if self._staging.parent == self.path:
-                for name in ("config.json", "metadata.json", "prompts"):
-                    (self._staging / name).rename(self.path / name)
-            else:
-                self._staging.rename(self.path)
+            for name, data in (("config.json", self._config), ("metadata.json", self._metadata)):
+                if not (self.path / name).exists():
+                    write_bytes(self._state / name, data)
+                    (self._state / name).rename(self.path / name)
+            self.folder(index).parent.mkdir(exist_ok=True)
+            folder.rename(self.folder(index))
         except OSError as error:
-            raise UsageError(f"workdir {self.path} cannot be written: {error}") from error
+            shutil.rmtree(folder, ignore_errors=True)
+            raise RunFault(f"workdir {self.path} cannot be written: {_why(error)}") from error
+        shutil.rmtree(self.search_folder(index), ignore_errors=True)
 
 
-def _is_alive(process: int) -> bool:
-    if os.name == "nt":  # there, signal 0 is not a question
-        return True
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
+def _why(error: OSError) -> str:
+    return (error.__cause__ or error).strerror or str(error)
+
+
+try:
+    import fcntl
+
+    def _lock(file: BinaryIO) -> None:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+except ImportError:  # Windows
+    import msvcrt
+
+    def _lock(file: BinaryIO) -> None:
+        try:
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        except OSError as error:
+            raise BlockingIOError from error
 
 
 def _differences(theirs: object, ours: object, name: str = "") -> Sequence[str]:

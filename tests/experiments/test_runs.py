@@ -1,16 +1,24 @@
 """Prompts are read strictly, and a run directory is never half written."""
 
+import errno
 import json
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
-from experiments.cli import UsageError
+from experiments.cli import RunFault, UsageError
 from experiments.runs import RunDirectory, default_workdir, read_prompts, to_json
 
 
 def files(folder):
     return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+
+
+def visible(folder):
+    return [name for name in files(folder) if not name.startswith(".state")]
 
 
 def write(run, index):
@@ -70,7 +78,7 @@ def test_a_run_appears_with_its_first_result(tmp_path, there_before):
         with run.prompt(0) as folder:
             (folder / "best").write_text("0")
             assert not (path / "config.json").exists() and not run.folder(0).exists()
-        assert files(path) == ["config.json", "metadata.json", "prompts/0/best"]
+        assert visible(path) == ["config.json", "metadata.json", "prompts/0/best"]
         write(run, 1)
     assert files(tmp_path) == [
         f"a/run/{name}"
@@ -109,14 +117,105 @@ def test_a_run_is_continued_with_the_same_config_only(tmp_path):
     assert files(tmp_path) == before
 
 
-def test_what_a_killed_run_left_is_removed(tmp_path):
-    left = tmp_path / ".run.999999999.part"
-    ours = tmp_path / f".run.{os.getppid()}.part"
-    for folder in (left, ours):
-        (folder / "prompts" / "0").mkdir(parents=True)
-    with RunDirectory(tmp_path / "run", {}, {}):
-        assert not left.exists()
-        assert ours.exists()
+def save(run, index):
+    (run.search_folder(index) / "2").mkdir(parents=True)
+
+
+def test_what_a_killed_run_left_is_removed_but_for_searches_that_can_go_on(tmp_path):
+    path, config = tmp_path / "run", {"seed": 0}
+    with RunDirectory(path, config, {}) as run:
+        write(run, 0)
+        save(run, 0)
+        save(run, 1)
+    (path / ".state" / "results" / "1").mkdir(parents=True)
+    (path / ".state" / ".config.json.123.part").write_text("{")
+    with RunDirectory(path, config, {}) as run:
+        assert not run.search_folder(0).exists() and run.search_folder(1).exists()
+        assert sorted(p.name for p in run.search_folder(1).parent.parent.iterdir()) == [
+            "config.json",
+            "lock",
+            "searches",
+        ]
+        write(run, 1)
+    assert files(path) == [
+        *("config.json", "metadata.json", "prompts/0/best", "prompts/1/best"),
+    ]
+    assert not (path / ".state").exists()
+
+
+def test_a_killed_run_without_results_is_continued_with_the_same_config_only(tmp_path):
+    path = tmp_path / "run"
+    with RunDirectory(path, {"seed": 0}, {}):
+        pass
+    assert not path.exists()
+    with pytest.raises(KeyError), RunDirectory(path, {"seed": 0}, {}) as run:
+        save(run, 0)
+        raise KeyError
+    with pytest.raises(UsageError, match="another run, with other seed;"):
+        RunDirectory(path, {"seed": 1}, {})
+    with RunDirectory(path, {"seed": 0}, {}) as run:
+        assert run.search_folder(0).exists()
+
+
+def test_a_run_killed_while_it_appeared_is_completed(tmp_path):
+    path = tmp_path / "run"
+    (path / ".state" / "results" / "0").mkdir(parents=True)
+    (path / "config.json").write_text("{}")
+    with RunDirectory(path, {}, {}) as run:
+        write(run, 0)
+    assert files(path) == ["config.json", "metadata.json", "prompts/0/best"]
+
+
+def test_one_process_at_a_time(tmp_path):
+    with RunDirectory(tmp_path / "run", {}, {}) as run:
+        save(run, 0)
+        before = files(tmp_path)
+        with pytest.raises(UsageError, match="is in use by another process"):
+            RunDirectory(tmp_path / "run", {}, {})
+        assert files(tmp_path) == before
+    with RunDirectory(tmp_path / "run", {}, {}) as run:
+        write(run, 0)
+
+
+HOLD = """
+import sys, time
+from experiments.runs import RunDirectory
+run = RunDirectory(sys.argv[1], {}, {})
+print("held", flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_process_that_was_killed_holds_nothing(tmp_path):
+    command = [sys.executable, "-c", HOLD, str(tmp_path / "run")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(UsageError, match="is in use"):
+            RunDirectory(tmp_path / "run", {}, {})
+        other.kill()
+        other.wait()
+    with RunDirectory(tmp_path / "run", {}, {}) as run:
+        write(run, 0)
+    assert files(tmp_path / "run") == ["config.json", "metadata.json", "prompts/0/best"]
+
+
+def test_no_room_for_results_is_one_sentence_and_nothing_half_written(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with RunDirectory(tmp_path / "run", {}, {}) as run:
+        write(run, 0)
+        save(run, 1)
+        with pytest.raises(RunFault, match="cannot be written: No space left on device"):
+            with run.prompt(1) as folder:
+                (folder / "best").write_text("half")
+                full()
+        monkeypatch.setattr(Path, "rename", full)
+        with pytest.raises(RunFault, match="No space left on device"):
+            write(run, 1)
+        assert run.search_folder(1).exists()
+        assert not [name for name in files(tmp_path) if "prompts/1" in name or "results" in name]
+    assert (tmp_path / "run" / ".state" / "searches" / "1").exists()
 
 
 def test_a_folder_with_other_things_is_refused(tmp_path):
