@@ -38,6 +38,14 @@ def test_padding_and_length_do_not_change_what_comes_before(tower):
     np.testing.assert_allclose(embed(other), embed(padded), atol=1e-6)
 
 
+def test_16_bit_weights_give_16_bit_states(tower):
+    graph, state = nnx.split(tower)
+    short = nnx.merge(graph, jax.tree.map(lambda x: x.astype(jnp.bfloat16), state))
+    found, wanted = (model.embed(jnp.array([[1, 4, 5, 2]])) for model in (short, tower))
+    assert found.dtype == jnp.bfloat16
+    assert np.abs(found.astype(jnp.float32) - wanted).max() < 0.03
+
+
 def test_word_order_matters(tower):
     a, b = tower.embed(jnp.array([[1, 4, 5, 2], [1, 5, 4, 2]]))
     assert float(jnp.abs(a - b).max()) > 1e-3

@@ -83,6 +83,16 @@ def test_padding_does_not_change_what_is_real(pair):
     np.testing.assert_allclose(encode(tokens)[0, :7], ours(tokens[:, :7])[0], atol=1e-5)
 
 
+def test_16_bit_weights_give_16_bit_states(pair):
+    _, ours, _ = pair
+    graph, state = nnx.split(ours)
+    short = nnx.merge(graph, jax.tree.map(lambda x: x.astype(jnp.bfloat16), state))
+    tokens = np.random.default_rng(2).integers(0, 50, (1, 20))
+    found, wanted = short(tokens), ours(tokens)
+    assert found.dtype == jnp.bfloat16
+    assert np.abs(found.astype(jnp.float32) - wanted).max() < 0.1 * np.abs(wanted).max()
+
+
 @pytest.mark.parametrize(("buckets", "max_distance"), [(32, 128), (16, 40)])
 def test_distances_fall_into_the_buckets_of_the_original(buckets, max_distance):
     positions = torch.arange(600)

@@ -136,7 +136,7 @@ class TextTower(nnx.Module):
         Returns:
           Normed states of all tokens, [B, L, D], and that of the end token, [B, D].
         """
-        x = self.token(tokens) + self.position[: tokens.shape[1]]
+        x = self.token.embedding[tokens] + self.position[: tokens.shape[1]]
         hidden = self.norm(run(self.blocks, x, mask, causal=True))
         eos = self.config.eos_id
         end = jnp.argmax(tokens if eos is None else tokens == eos, axis=1)

@@ -194,5 +194,5 @@ class T5Encoder(nnx.Module):
             return block(x, bias.astype(jnp.float32), mask), None
 
         tables = self.bias[...] if config.bias_per_layer else None
-        x, _ = jax.lax.scan(step, self.token(tokens), (self.blocks, tables))
+        x, _ = jax.lax.scan(step, self.token.embedding[tokens], (self.blocks, tables))
         return self.norm(x)
