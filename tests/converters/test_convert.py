@@ -8,6 +8,7 @@ import sys
 import textwrap
 
 import diffusers
+import jax
 import ml_dtypes
 import numpy as np
 import pytest
@@ -20,7 +21,6 @@ from converters.registry import COMPONENTS
 from converters.writer import Writer
 from tts_jax.checkpoints import CheckpointError, flatten, load_orbax, load_parts
 from tts_jax.generators import EMBEDDED, load_generator
-from tts_jax.generators.cogvideox.generator import CogVideoXConfig
 from tts_jax.generators.pyramid_flow.vae import VAEConfig
 from tts_jax.verifiers import load_verifier
 
@@ -206,17 +206,25 @@ def cogvideox(tmp_path, make_t5):
     ).save_pretrained(root / "scheduler")
     make_t5(root / "text_encoder", width=8)
     (root / "tokenizer").mkdir()
-    (root / "tokenizer/spiece.model").write_bytes(b"pieces")
+    pieces = [["<pad>", 0.0], ["</s>", 0.0], ["<unk>", 0.0], ["a", -1.0]]
+    saved = {"version": "1.0", "added_tokens": [], "model": {"type": "Unigram", "unk_id": 2}}
+    saved["model"]["vocab"] = pieces
+    (root / "tokenizer/tokenizer.json").write_text(json.dumps(saved))
     return root
 
 
-def test_the_scheduler_is_part_of_the_conversion(cogvideox, tmp_path, run, capsys):
+def test_a_converted_generator_loads_as_it_is_stored(cogvideox, tmp_path, run):
     flags = {"model": "cogvideox_2b", "src": cogvideox, "dst": tmp_path / "ours"}
-    assert run(convert, **flags) == 0
-    assert (tmp_path / "ours/tokenizer/spiece.model").read_bytes() == b"pieces"
-    entry = json.loads((tmp_path / "ours/config.json").read_text())["generator"]
-    config = CogVideoXConfig.from_json(entry)
-    assert (config.sampler.solver, config.sampler.snr_shift) == ("ddim", 3.0)
+    assert run(convert, **flags, dtype="bfloat16") == 0
+    generator, params = load_generator("cogvideox", tmp_path / "ours", steps=7)
+    sampler = generator.config.sampler
+    assert (sampler.solver, sampler.snr_shift, sampler.steps) == ("ddim", 3.0, 7)
+    assert set(params) == {"t5", "transformer", "vae"}
+    assert {str(leaf.dtype) for leaf in jax.tree.leaves(params)} == {"bfloat16"}
+
+
+def test_scheduler_settings_are_checked_too(cogvideox, tmp_path, run, capsys):
+    flags = {"model": "cogvideox_2b", "src": cogvideox, "dst": tmp_path / "ours"}
     path = cogvideox / "scheduler/scheduler_config.json"
     fields = json.loads(path.read_text())
     for change, fault in (
