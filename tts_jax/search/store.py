@@ -228,8 +228,9 @@ def _differing(theirs: Mapping, ours: Mapping) -> list[str]:
 def _save_orbax(path: Path, buffers: Mapping[str, np.ndarray]) -> None:
     from orbax.checkpoint import v1 as ocp  # half a second that other programs need not wait
 
-    saving = ocp.options.ArrayOptions.Saving(use_ocdbt=False, use_compression=False)  # quickest
-    with ocp.Context(array_options=ocp.options.ArrayOptions(saving=saving)):
+    context = ocp.Context()
+    context.array.saving.use_compression = False  # which would take twice the time
+    with context:
         ocp.save_checkpointables(path, {name: {"bytes": b} for name, b in buffers.items()})
 
 
