@@ -9,6 +9,7 @@ K components  T frames  H W frame size  C channels.
 """
 
 import dataclasses
+import importlib
 import math
 from collections import Counter
 from dataclasses import dataclass, field
@@ -348,14 +349,17 @@ def preset(name: str, generator: Exact | None = None, **fields):
     if generator is not None and name == "tree_of_frames":
         units = generator.num_units
         own = dict(branching=(3,) + (2,) * (units - 1), images=(2,) * units)
-    return load_preset(SimpleNamespace(preset=name, **own | fields))
+    own |= fields
+    known = importlib.import_module(f"tts_jax.search.presets.{name}").FIELDS
+    assert set(own) <= set(known), f"{name} has the fields {sorted(known)}"
+    return load_preset(SimpleNamespace(preset=name, **own))
 
 
 SMALL = dict(
     random_linear=dict(branches=4),
     beam=dict(beams=2, children=2, look_ahead=3),
     greedy=dict(chains=2, children=2),
-    fk_steering=dict(particles=4, strength=1.0),
+    fk_steering=dict(particles=4, tilt=1.0),
     successive_halving=dict(widths=(4, 2)),
     evolutionary=dict(schedule=(0, 1), sizes=(4, 3, 3), elites=1),
     zero_order=dict(neighbours=2, iterations=3),
