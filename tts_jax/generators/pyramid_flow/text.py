@@ -82,10 +82,17 @@ class TextEncodersConfig:
         """The tokenizers of a checkpoint folder, by part.
 
         Raises:
-          Exception: a file is missing or damaged; of any type.
+          FileNotFoundError: a tokenizer is missing.
+          ValueError: a file is damaged; the tokenizers library may raise others.
         """
         if self.text is not None:
-            return {TEXT: open_tokenizer(folder / "tokenizer.json", self.text.length)}
+            path = folder / "tokenizer.json"
+            if not path.is_file():
+                raise FileNotFoundError(f"{path} does not exist")
+            try:
+                return {TEXT: open_tokenizer(path, self.text.length)}
+            except Exception as error:  # the tokenizers library raises nothing narrower
+                raise ValueError(f"{path}: {error}") from error
         lengths = {name: tower.length for name, tower in self.pooling.items()} | {T5: T5_LENGTH}
         return {
             name: open_published(folder / f"tokenizer{f'_{i}' if i > 1 else ''}", length)
