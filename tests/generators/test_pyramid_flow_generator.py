@@ -11,84 +11,18 @@ from jax.extend.core import jaxprs_in_params
 from tts_jax.checkpoints import CheckpointError
 from tts_jax.generators import load_generator, save_generator
 from tts_jax.generators.protocol import Generator
-from tts_jax.generators.pyramid_flow.generator import PyramidFlow, PyramidFlowConfig
-from tts_jax.generators.pyramid_flow.sampler import SamplerConfig
-from tts_jax.generators.pyramid_flow.transformer import TransformerConfig
-from tts_jax.generators.pyramid_flow.vae import LatentFactors, VAEConfig
-from tts_jax.language.clip_text import TextConfig
-from tts_jax.language.tokenizer import ASSET, WorldTokenizer
+from tts_jax.language.tokenizer import ASSET
 
 PROMPT = "a red circle moving right"
 
 
-def make_generator(**sampler):
-    tokenizer = WorldTokenizer()
-    down = (True, False)
-    defaults = dict(
-        frames=4,
-        height=8,
-        width=8,
-        channels=4,
-        steps_first=(1, 1, 2),
-        steps=(1, 2, 1),
-        guidance_first=4.0,
-        guidance=3.0,
-    )
-    config = PyramidFlowConfig(
-        vae=VAEConfig(
-            latent_channels=4,
-            encoder_channels=(4, 4),
-            encoder_layers=(1, 1),
-            encoder_spatial_down=down,
-            encoder_temporal_down=down,
-            encoder_groups=2,
-            decoder_channels=(4, 4),
-            decoder_layers=(1, 1),
-            decoder_spatial_up=down,
-            decoder_temporal_up=down,
-            decoder_groups=2,
-        ),
-        latent_factors=LatentFactors.flux(),
-        transformer=TransformerConfig(
-            heads=2,
-            head_size=8,
-            double_blocks=1,
-            single_blocks=1,
-            latent_channels=4,
-            rope_axes=(4, 2, 2),
-            text_width=16,
-            pooled_width=16,
-        ),
-        text=TextConfig(
-            vocabulary=len(tokenizer.vocabulary),
-            length=tokenizer.length,
-            width=16,
-            heads=2,
-            layers=1,
-            mlp=16,
-            eos_id=tokenizer.eos_id,
-        ),
-        sampler=SamplerConfig(**{**defaults, **sampler}),
-    )
-    return PyramidFlow(config, tokenizer)
-
-
-def randomise(params, seed):
-    """Initial weights plus noise: the published initialisation predicts zero velocity."""
-    leaves, tree = jax.tree.flatten(params)
-    rng = np.random.default_rng(seed)
-    return jax.tree.unflatten(
-        tree, [x + 0.2 * rng.standard_normal(x.shape).astype(np.float32) for x in leaves]
-    )
-
-
 @pytest.fixture(scope="module")
-def generator():
+def generator(make_generator):
     return make_generator()
 
 
 @pytest.fixture(scope="module")
-def params(generator):
+def params(generator, randomise):
     return randomise(generator.init_params(), 0)
 
 
@@ -116,7 +50,7 @@ def same(found, wanted, atol=1e-5):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=atol), found, wanted)
 
 
-def test_follows_the_protocol(generator):
+def test_follows_the_protocol(generator, make_generator):
     assert isinstance(generator, Generator)
     assert [generator.program(s) for s in range(4)] == ["first", "next", "next", "next"]
     assert [generator.nfe(s) for s in range(4)] == [8, 8, 8, 8]
@@ -187,7 +121,7 @@ def test_siblings_share_the_work_on_their_history(generator, params, condition):
     assert context > 0.4 * one
 
 
-def test_without_guidance_the_negative_prompt_is_not_run(params):
+def test_without_guidance_the_negative_prompt_is_not_run(make_generator, params):
     plain = make_generator(guidance_first=0.0)
     condition = plain.encode(params, [PROMPT])
     assert condition.text.shape[:2] == (1, 1)
@@ -196,7 +130,7 @@ def test_without_guidance_the_negative_prompt_is_not_run(params):
     np.testing.assert_array_equal(guided.text[:, 1], condition.text[:, 0])
 
 
-def test_siblings_of_a_shared_root_differ_by_the_stage_jumps_alone(params):
+def test_siblings_of_a_shared_root_differ_by_the_stage_jumps_alone(make_generator, params):
     one_stage = dict(stages=1, stage_range=(0.0, 1.0), steps_first=(1,), steps=(1,))
     for share in (False, True):
         generator = make_generator(share_root_noise=share, **one_stage)
@@ -214,7 +148,7 @@ def test_siblings_of_a_shared_root_differ_by_the_stage_jumps_alone(params):
             assert (other.noise != parent.noise).all()
 
 
-def test_a_shared_root_still_gives_fresh_noise_at_the_jumps(params):
+def test_a_shared_root_still_gives_fresh_noise_at_the_jumps(make_generator, params):
     generator = make_generator(share_root_noise=True, frames=2)
     condition = jax.tree.map(lambda x: x[0], generator.encode(params, [PROMPT]))
     root = generator.init(params, condition, jax.random.key(0))

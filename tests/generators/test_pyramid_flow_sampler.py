@@ -6,11 +6,17 @@ import pytest
 from tts_jax.generators.pyramid_flow import training
 from tts_jax.generators.pyramid_flow.sampler import (
     Condition,
+    Draws,
     SamplerConfig,
+    clean_unit,
+    draw_block,
     draw_block_noises,
     draw_noise,
+    full_size,
     gather_history,
     history_slots,
+    last_ratio,
+    sample_block,
     sample_unit,
 )
 from tts_jax.solvers.flow_matching import pyramid, upsample
@@ -127,6 +133,30 @@ def test_a_perfect_denoiser_is_sampled_to_its_video():
         )
         start = config.unit_start(unit)
         np.testing.assert_allclose(found, video[start : start + frames], atol=2e-3)
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.8])
+@pytest.mark.parametrize("unit", [0, 2])
+def test_clean_estimates_of_a_perfect_denoiser_are_its_video(unit, eta):
+    config = make_config(steps_first=(2, 4, 2), steps=(3, 2, 3), segment="stage", eta=eta)
+    video = jax.random.normal(jax.random.key(1), (7, 16, 8, CHANNELS))
+    model = oracle_denoiser(config, video)
+    condition = Condition(*(jnp.zeros((2, 1)),) * 3, jnp.asarray([4.0, 3.0]))
+    first, begin = unit == 0, config.unit_start(unit)
+    frames = config.unit_frames(first)
+    levels = pyramid(video[begin : begin + frames], config.stages)
+    state = None
+    for block in config.blocks(first):
+        key = jax.random.fold_in(jax.random.key(2), block.stage)
+        draws = draw_block(key, config, block)
+        if not block.stage:
+            draws = draws._replace(initial=draw_noise(key, config, frames))
+        assert isinstance(draws, Draws) and (draws.steps is None) == (eta == 0)
+        end, state = sample_block(model, config, block, video, unit, 0, condition, state, draws)
+        found = clean_unit(config, block.stage, state, last_ratio(config, block, 0))
+        wanted = full_size(config, block.stage, levels[block.stage])
+        np.testing.assert_allclose(found, wanted, atol=5e-3)
+    np.testing.assert_allclose(end, wanted, atol=5e-3)
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2])

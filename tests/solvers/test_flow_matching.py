@@ -8,10 +8,14 @@ from safetensors.numpy import load_file
 
 from tts_jax.solvers.flow_matching import (
     PyramidSchedule,
+    add_noise,
     block_noise,
+    clean_estimate,
     coarse_noise,
     downsample,
+    noise_again,
     ode_step,
+    predicted_noise,
     pyramid,
     sde_step,
     stage_jump,
@@ -189,3 +193,71 @@ def test_sde_steps_keep_the_marginals_of_ode_steps(stage, eta):
     remainders = latents - upsample(blocks)
     wanted = 0.75 * ((1 - end) ** 2 * spreads[1] ** 2 + end**2)
     np.testing.assert_allclose((remainders**2).mean(), wanted, rtol=0.06)
+
+
+def stage_sample(schedule, stage, ratio, clean, noise):
+    """x_u by its definition, for clean latents at the stage's resolution."""
+    start, end = schedule.start_sigmas[stage], schedule.end_sigmas[stage]
+    before = upsample(downsample(clean)) if stage else clean
+    x_start = start * noise + (1 - start) * before
+    x_end = end * noise + (1 - end) * clean
+    return ratio * x_start + (1 - ratio) * x_end, x_start - x_end
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2])
+@pytest.mark.parametrize("ratio", [1.0, 0.4, 0.0])
+def test_an_exact_velocity_tells_noise_and_clean_latents(stage, ratio):
+    schedule = PyramidSchedule(gamma=0.25)
+    clean, noise = jax.random.normal(jax.random.key(0), (2, 3, 8, 6, 2))
+    latents, velocity = stage_sample(schedule, stage, ratio, clean, noise)
+    found = clean_estimate(schedule, stage, latents, velocity, ratio)
+    np.testing.assert_allclose(found, clean, atol=1e-4)
+    if stage < 2 or ratio:
+        found = predicted_noise(schedule, stage, latents, velocity, ratio)
+        np.testing.assert_allclose(found, noise, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("place", "earlier"),
+    [
+        ((0, 0.3), (0, 0.9)),
+        ((2, 0.0), (2, 0.6)),
+        ((1, 0.4), (1, 1.0)),
+        ((1, 0.001), (0, 0.2)),
+        ((2, 1.0), (1, 0.0)),
+        ((2, 0.0), (0, 0.5)),
+    ],
+)
+def test_noise_added_again_gives_the_earlier_place_its_signal_and_its_noise(place, earlier):
+    schedule = PyramidSchedule()
+    keys = jax.random.split(jax.random.key(0), 3)
+    size = 4 * 2 ** place[0]
+    clean = jax.random.normal(keys[0], (size, size, 1))
+    noise = jax.random.normal(keys[1], (8000, size, size, 1))
+    latents, _ = stage_sample(schedule, *place, clean, noise)
+    small = clean
+    for _ in range(place[0] - earlier[0]):
+        small = downsample(small)
+    normals = jax.random.normal(keys[2], (8000, *small.shape))
+    found = noise_again(schedule, latents, place, earlier, normals)
+    data, _ = stage_sample(schedule, *earlier, small, 0.0)
+    np.testing.assert_allclose(found.mean(0), data, atol=0.05)
+    level = schedule.noise_level(*earlier)
+    rest = (found - data).reshape(8000, -1)
+    covariance = rest.T @ rest / 8000
+    # A jump makes its start's noise white but for rounding of the tables.
+    np.testing.assert_allclose(covariance, level**2 * np.eye(small.size), atol=0.07 * level**2)
+
+
+def test_noise_is_not_added_again_at_a_later_place():
+    schedule, latents = PyramidSchedule(), jnp.zeros((4, 4, 1))
+    for place, later in (((1, 0.5), (1, 0.5)), ((1, 0.5), (1, 0.2)), ((0, 0.5), (1, 1.0))):
+        with pytest.raises(ValueError, match="earlier"):
+            noise_again(schedule, latents, place, later, latents)
+
+
+def test_noise_of_the_same_level_is_added_in_parts_of_it():
+    schedule = PyramidSchedule()
+    zeros, normals = jnp.zeros(4), jnp.arange(4.0)
+    found = add_noise(schedule, 1, zeros, 1.0, normals, 0.5)
+    np.testing.assert_allclose(found, 0.5 * schedule.start_sigmas[1] * normals)

@@ -13,10 +13,11 @@ import math
 from dataclasses import dataclass
 from functools import cached_property
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+
+from tts_jax.solvers.noise import Key, normal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -268,6 +269,91 @@ def sde_step(
     return step + (carried - after) * noise + fresh * normals
 
 
-def draw_block_noise(key: Array, shape: tuple[int, ...], gamma: float) -> Array:
+def clean_estimate(
+    schedule: PyramidSchedule, stage: int, latents: Array, velocity: Array, ratio: Array
+) -> Array:
+    """The clean latents z_s in `x_u` that the velocity implies, at the stage's resolution.
+
+    Args:
+      schedule: the tables.
+      stage: stage index.
+      latents: x_u, [..., H, W, C], H and W even for stage > 0.
+      velocity: predicted x_start - x_end, same shape.
+      ratio: local ratio u.
+
+    Returns:
+      Expected clean latents given x_u, same shape.
+    """
+    end = float(schedule.end_sigmas[stage])
+    noise = predicted_noise(schedule, stage, latents, velocity, ratio) if end else 0.0
+    return (latents - ratio * velocity - end * noise) / (1 - end)
+
+
+def noise_again(
+    schedule: PyramidSchedule,
+    latents: Array,
+    place: tuple[int, float],
+    earlier: tuple[int, float],
+    normals: Array,
+) -> Array:
+    """Goes back to an earlier, noisier place of the schedule, in one draw from the forward process.
+
+    A later stage is first brought to the earlier one's resolution by 2x2 means, which divides its
+    noise by 2 each time. Then signal is scaled down and noise added, apart for 2x2 means and
+    remainders, of which the start of a stage has none.
+
+    Args:
+      schedule: the tables.
+      latents: x_u, [..., H, W, C].
+      place: its stage and local ratio u.
+      earlier: stage and ratio to go back to; a higher ratio, or a lower stage.
+      normals: standard normal values at the earlier stage's resolution.
+
+    Returns:
+      A sample at the earlier place, of the shape of `normals`.
+
+    Raises:
+      ValueError: `earlier` is not earlier.
+    """
+    (stage, ratio), (to, to_ratio) = place, earlier
+    if to > stage or (to == stage and to_ratio <= ratio):
+        raise ValueError(f"stage {to} at ratio {to_ratio} is no earlier than {stage} at {ratio}")
+    for _ in range(stage - to):
+        latents = downsample(latents)
+    sigma = schedule.noise_level(stage, ratio)
+    signals = _signals(schedule, stage, ratio) if to == stage else (1 - sigma,) * 2
+    sigma = sigma / 2 ** (stage - to)
+    wanted = schedule.noise_level(to, to_ratio)
+
+    def blend(part, fresh, signal, wanted_signal):
+        scale = wanted_signal / signal
+        return scale * part + math.sqrt(max(wanted**2 - (scale * sigma) ** 2, 0.0)) * fresh
+
+    if to == 0:
+        return blend(latents, normals, signals[0], 1 - wanted)
+    means, fresh = upsample(downsample(latents)), upsample(downsample(normals))
+    mean_signal, rest_signal = _signals(schedule, to, to_ratio)
+    return blend(means, fresh, signals[0], mean_signal) + blend(
+        latents - means, normals - fresh, signals[1], rest_signal
+    )
+
+
+def _signals(schedule, stage, ratio):
+    """Factors of the clean 2x2 means and remainders in `x_u`."""
+    shared = 1 - schedule.noise_level(stage, ratio)
+    return shared, (1 - ratio) * (1 - schedule.end_sigmas[stage]) if stage else shared
+
+
+def add_noise(
+    schedule: PyramidSchedule, stage: int, latents: Array, ratio: Array, normals: Array, s: Array
+) -> Array:
+    """x + s * sigma * normals, with sigma the noise level of `x_u` (EvoSearch, arXiv 2505.17618).
+
+    The result holds more noise than its place in the schedule says.
+    """
+    return latents + s * schedule.noise_level(stage, ratio) * normals
+
+
+def draw_block_noise(key: Key, shape: tuple[int, ...], gamma: float) -> Array:
     """Draws `block_noise` of a shape [..., H, W, C], float32."""
-    return block_noise(jax.random.normal(key, shape, jnp.float32), gamma)
+    return block_noise(normal(key, shape), gamma)

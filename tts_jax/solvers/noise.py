@@ -67,20 +67,21 @@ def fold_in(key: Key, data: int | Array) -> Key:
 
 
 def normal(key: Key, shape: tuple[int, ...]) -> Array:
-    """Standard normal values, float32; of a chain, the neighbour that its links lead to."""
+    """Standard normal values, float32; of a chain, the neighbour that its links lead to.
+
+    A chain's room has no part in the bits, nor in those of what is computed from the draw: the loop
+    keeps a compiler from merging the two. A plain key has no loop, and is so merged.
+    """
     if not isinstance(key, Chain):
         return jax.random.normal(key, shape, jnp.float32)
+
+    def move(carry):
+        place, values = carry
+        fresh = jax.random.normal(key.keys[place], shape, jnp.float32)
+        return place + 1, sphere_step(values, fresh, key.strengths[place])
+
     start = jax.random.normal(key.keys[0], shape, jnp.float32)
-    if len(key.keys) == 1:
-        return start
-
-    def move(noise, step):
-        place, each, strength = step
-        moved = sphere_step(noise, jax.random.normal(each, shape, jnp.float32), strength)
-        return jnp.where(place <= key.links, moved, noise), None
-
-    steps = jnp.arange(1, len(key.keys)), key.keys[1:], key.strengths[1:]
-    return jax.lax.scan(move, start, steps)[0]
+    return jax.lax.while_loop(lambda carry: carry[0] <= key.links, move, (jnp.int32(1), start))[1]
 
 
 def sphere_step(noise: Array, fresh: Array, strength: Array) -> Array:

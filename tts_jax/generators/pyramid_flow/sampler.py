@@ -7,26 +7,38 @@ each unit further back one resolution lower, all the rest at the lowest.
 The history of a traced unit has static shapes: every clip is gathered at its largest size, and
 frames before the start of the video are marked invalid.
 
+A unit may be made in blocks of denoiser steps. Between two of them it is kept as the noisy latents
+and their velocity: a block ends with a denoiser call and begins with the step that this call
+allows, so that blocks of any size make as many calls as one piece, and the clean estimate is free.
+
 B batch  T latent frames  H W latent size  C latent channels. Channels last.
 """
 
+import dataclasses
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
-from tts_jax.generators.pyramid_flow.transformer import Clip
+from tts_jax.generators.pyramid_flow.denoiser import Clip
 from tts_jax.solvers.flow_matching import (
     PyramidSchedule,
+    clean_estimate,
     coarse_noise,
     draw_block_noise,
     ode_step,
     pyramid,
+    sde_step,
     stage_jump,
+    upsample,
 )
+from tts_jax.solvers.noise import Key, fold_in, normal
 
 Model = Callable[..., Array]
 
@@ -51,6 +63,13 @@ class SamplerConfig:
       guidance: guidance scale of later units.
       share_root_noise: whether all descendants of a first frame start from its initial noise, so
         that siblings differ by the noise of the stage jumps alone.
+      segment: what a segment of the search is: a "unit", a "stage" of one, or some "step"s of a
+        stage.
+      steps_per_segment: the most denoiser steps of a segment of steps.
+      eta: noise of the solver's steps, in [0, 1]; 0 is the published ODE.
+      draft: whether the draft's steps are taken instead.
+      draft_steps: denoiser steps of each stage of a draft; 0 for a third of the full ones. A draft
+        has the segments of the full sampler, with a step in each.
       negative_prompt: what guidance leads away from.
       prompt_suffix: appended to every prompt.
       stages, stage_range, gamma, shift, num_train_timesteps: see `PyramidSchedule`.
@@ -66,6 +85,11 @@ class SamplerConfig:
     guidance_first: float
     guidance: float
     share_root_noise: bool = False
+    segment: Literal["unit", "stage", "step"] = "unit"
+    steps_per_segment: int = 5
+    eta: float = 0.0
+    draft: bool = False
+    draft_steps: int = 0
     negative_prompt: str = ""
     prompt_suffix: str = ""
     stages: int = 3
@@ -85,6 +109,14 @@ class SamplerConfig:
             steps = getattr(self, name)
             if len(steps) != self.stages or min(steps) < 1:
                 raise ValueError(f"{name} needs {self.stages} positive counts: {steps}")
+        if self.segment not in ("unit", "stage", "step"):
+            raise ValueError(f"segment is a unit, a stage or a step, not {self.segment!r}")
+        if not 0 <= self.eta <= 1:
+            raise ValueError(f"eta is {self.eta}, but it lies in [0, 1]")
+        if self.steps_per_segment < 1 or self.draft_steps < 0:
+            raise ValueError(
+                f"{self.steps_per_segment} steps_per_segment and {self.draft_steps} draft_steps"
+            )
         coarsest = 2**self.stages
         if self.height % coarsest or self.width % coarsest:
             raise ValueError(
@@ -123,6 +155,11 @@ class SamplerConfig:
             prompt_suffix=", hyper quality, Ultra HD, 8K",
         )
 
+    @classmethod
+    def video_t1(cls) -> "SamplerConfig":
+        """5 s of 384x640 as Video-T1 makes them (arXiv 2503.18942, `liuff19/Video-T1`)."""
+        return dataclasses.replace(cls.published_384p(), steps=(20, 20, 20), share_root_noise=True)
+
     @cached_property
     def schedule(self) -> PyramidSchedule:
         """Tables of the flow-matching schedule."""
@@ -154,10 +191,100 @@ class SamplerConfig:
             return 0
         return 1 + (unit - 1) * self.frames_per_unit
 
+    def segments_of_stage(self, stage: int, first: bool) -> int:
+        """Segments that a stage is divided into, where it is at all."""
+        if self.segment != "step":
+            return 1
+        return -(-(self.steps_first if first else self.steps)[stage] // self.steps_per_segment)
+
+    def stage_steps(self, stage: int, first: bool) -> int:
+        """Denoiser steps of a stage, of the draft if this is one."""
+        full = (self.steps_first if first else self.steps)[stage]
+        if not self.draft:
+            return full
+        least = self.segments_of_stage(stage, first)
+        return min(full, max(least, self.draft_steps or full // 3))
+
+    def unit_steps(self, first: bool) -> int:
+        """Denoiser steps of a unit."""
+        return sum(self.stage_steps(stage, first) for stage in range(self.stages))
+
+    def blocks(self, first: bool) -> tuple["Block", ...]:
+        """The segments of a unit that is not one segment, in order."""
+        blocks = []
+        for stage in range(self.stages):
+            steps, count = self.stage_steps(stage, first), self.segments_of_stage(stage, first)
+            edges = [block_start(place, steps, count) for place in range(count + 1)]
+            for place, (start, end) in enumerate(itertools.pairwise(edges)):
+                ends = stage == self.stages - 1 and end == steps
+                blocks.append(Block(first, stage, end - start, place == 0, ends))
+        return tuple(blocks)
+
+    def segments_per_unit(self, first: bool) -> int:
+        """Segments of a unit."""
+        return 1 if self.segment == "unit" else len(self.blocks(first))
+
+    def timeline(self, stage: int, first: bool) -> tuple[np.ndarray, np.ndarray]:
+        """Timesteps [steps] and local ratios [steps + 1] of a stage; see `set_timesteps`."""
+        return self.schedule.set_timesteps(self.stage_steps(stage, first), stage)
+
     def stage_shape(self, stage: int) -> tuple[int, int]:
         """Latent height and width of a stage."""
         halvings = self.stages - 1 - stage
         return self.height >> halvings, self.width >> halvings
+
+
+class Block(NamedTuple):
+    """What is static of a segment smaller than a unit: equal blocks share a program.
+
+    Attributes:
+      first: whether it belongs to the first unit.
+      stage: its stage.
+      steps: denoiser calls.
+      enters: whether the stage begins with it.
+      ends: whether the unit ends with it.
+    """
+
+    first: bool
+    stage: int
+    steps: int
+    enters: bool
+    ends: bool
+
+
+def block_start(place: int | Array, steps: int, count: int) -> int | Array:
+    """Steps of a stage before its segment `place`, of `count` that are as equal as can be."""
+    return place * steps // count
+
+
+class State(NamedTuple):
+    """A unit between two denoiser steps.
+
+    Attributes:
+      latents: x_u, [T, h, w, C].
+      velocity: that the denoiser predicts for it, same shape.
+    """
+
+    latents: Array
+    velocity: Array
+
+
+class Draws(NamedTuple):
+    """The noise of a block; what it does not need is None.
+
+    Attributes:
+      initial: white noise at full resolution, of the block that begins a unit, [T, H, W, C].
+      jump: correlated noise of the jump into the stage, [T, h, w, C].
+      entry: standard normal values of the step before the block's first denoiser call, at the
+        resolution of the stage where this step is made.
+      steps: the same of the step after each call, [steps, T, h, w, C]; the last one counts only
+        where the unit ends.
+    """
+
+    initial: Array | None = None
+    jump: Array | None = None
+    entry: Array | None = None
+    steps: Array | None = None
 
 
 @jax.tree_util.register_dataclass
@@ -285,42 +412,103 @@ def guide(velocities: Array, guidance: Array) -> Array:
     return negative + guidance * (positive - negative)
 
 
-def denoise_stage(
+class StageDenoiser(NamedTuple):
+    """The velocity of one unit at one stage, as a function of latents and timestep.
+
+    Attributes:
+      model: the denoiser.
+      times: indices of the unit's frames, [T].
+      history: clips for this stage.
+      condition: texts of one prompt.
+      guidance: scale, scalar.
+    """
+
+    model: Model
+    times: Array
+    history: Sequence[Clip]
+    condition: Condition
+    guidance: Array
+
+    def __call__(self, latents: Array, timestep: Array) -> Array:
+        """Guided velocity of [T, h, w, C], float32; one call, or two with guidance."""
+        return guide(
+            predict(self.model, latents, self.times, self.history, self.condition, timestep),
+            self.guidance,
+        )
+
+
+def stage_denoiser(
     model: Model,
     config: SamplerConfig,
-    latents: Array,
-    times: Array,
-    history: Sequence[Clip],
+    video: Array,
+    unit: int | Array,
     condition: Condition,
     stage: int,
     first: bool,
-) -> Array:
-    """Runs all steps of one stage.
+) -> StageDenoiser:
+    """What predicts the velocities of a unit at a stage.
 
     Args:
       model: the denoiser.
       config: the sampler's settings.
-      latents: start of the stage, [T, h, w, C] at its resolution.
-      times: indices of the frames, [T].
-      history: clips for this stage.
+      video: the video so far, [frames, H, W, C].
+      unit: unit index; may be traced unless `first`.
       condition: texts of one prompt.
       stage: stage index.
-      first: whether this is the first frame of the video.
+      first: whether this is unit 0.
+    """
+    history = () if first else gather_history(config, video[None], unit, stage)
+    times = unit_times(config, unit, first)
+    return StageDenoiser(model, times, history, condition, condition.guidance[0 if first else 1])
+
+
+def solver_step(
+    config: SamplerConfig,
+    stage: int,
+    state: State,
+    ratio: Array,
+    after: Array,
+    normals: Array | None,
+) -> Array:
+    """One solver step from a state to local ratio `after`; without normal values the ODE's."""
+    if normals is None:
+        return ode_step(state.latents, state.velocity, ratio, after)
+    return sde_step(config.schedule, stage, *state, ratio, after, normals, config.eta)
+
+
+def denoise(
+    denoiser: StageDenoiser,
+    config: SamplerConfig,
+    stage: int,
+    latents: Array,
+    timesteps: Array,
+    ratios: Array,
+    normals: Array | None = None,
+) -> tuple[Array, State]:
+    """Denoiser calls with a step after each.
+
+    Args:
+      denoiser: predicts velocities.
+      config: the sampler's settings.
+      stage: stage index.
+      latents: x_u, [T, h, w, C].
+      timesteps: of the calls, [M].
+      ratios: local ratios of the calls and after the last step, [M + 1].
+      normals: of the steps, [M, T, h, w, C]; None for ODE steps.
 
     Returns:
-      End of the stage, same shape, float32.
+      The latents after the last step, and the state at the last call.
     """
-    steps = config.steps_first if first else config.steps
-    timesteps, ratios = config.schedule.set_timesteps(steps[stage], stage)
-    guidance = condition.guidance[0 if first else 1]
 
-    def step(x, inputs):
-        timestep, ratio, after = inputs
-        velocities = predict(model, x, times, history, condition, timestep)
-        return ode_step(x, guide(velocities, guidance), ratio, after), None
+    def move(carry, inputs):
+        timestep, ratio, after, fresh = inputs
+        state = State(carry[0], denoiser(carry[0], timestep))
+        return (solver_step(config, stage, state, ratio, after, fresh), state), None
 
-    inputs = tuple(jnp.asarray(v, jnp.float32) for v in (timesteps, ratios[:-1], ratios[1:]))
-    return jax.lax.scan(step, latents, inputs)[0]
+    timesteps, ratios = (jnp.asarray(v, jnp.float32) for v in (timesteps, ratios))
+    inputs = timesteps, ratios[:-1], ratios[1:], normals
+    empty = jnp.zeros_like(latents)
+    return jax.lax.scan(move, (latents, State(empty, empty)), inputs)[0]
 
 
 def sample_unit(
@@ -332,6 +520,7 @@ def sample_unit(
     noise: Array,
     block_noises: Sequence[Array],
     first: bool,
+    normals: Sequence[Array | None] | None = None,
 ) -> tuple[Array, ...]:
     """Generates one unit from given noise.
 
@@ -344,34 +533,165 @@ def sample_unit(
       noise: white noise at full resolution, [T, H, W, C].
       block_noises: correlated noise of the jump into each stage after stage 0, [T, h, w, C] each.
       first: whether this is unit 0.
+      normals: standard normal values of the steps of each stage, [steps, T, h, w, C] each; None
+        for ODE steps.
 
     Returns:
       End of every stage, [T, h, w, C] float32; the last is the unit.
     """
-    times = unit_times(config, unit, first)
     x, ends = coarse_noise(noise, config.stages - 1), []
     for stage in range(config.stages):
         if stage:
             x = stage_jump(config.schedule, stage, x, block_noises[stage - 1])
-        history = () if first else gather_history(config, latents[None], unit, stage)
-        x = denoise_stage(model, config, x, times, history, condition, stage, first)
+        denoiser = stage_denoiser(model, config, latents, unit, condition, stage, first)
+        fresh = normals[stage] if normals else None
+        x, _ = denoise(denoiser, config, stage, x, *config.timeline(stage, first), fresh)
         ends.append(x)
     return tuple(ends)
 
 
-def draw_noise(key: Array, config: SamplerConfig, frames: int) -> Array:
+def sample_block(
+    model: Model,
+    config: SamplerConfig,
+    block: Block,
+    video: Array,
+    unit: int | Array,
+    start: int | Array,
+    condition: Condition,
+    state: State | None,
+    draws: Draws,
+) -> tuple[Array, State]:
+    """Runs some denoiser steps of one unit.
+
+    Args:
+      model: the denoiser.
+      config: the sampler's settings.
+      block: which steps.
+      video: the video so far, [frames, H, W, C].
+      unit: unit index; may be traced unless the block is of the first unit.
+      start: steps of the stage before the block; may be traced.
+      condition: texts of one prompt.
+      state: at the end of the block before; None for the block that begins a unit.
+      draws: the block's noise.
+
+    Returns:
+      The latents after the step that follows the last denoiser call, which are the unit if the
+      block ends it, and the state at that call.
+    """
+    stage = block.stage
+    timesteps, ratios = (jnp.asarray(v, jnp.float32) for v in config.timeline(stage, block.first))
+    if not block.enters:
+        x = solver_step(config, stage, state, ratios[start - 1], ratios[start], draws.entry)
+    elif stage:
+        ratio, after = config.timeline(stage - 1, block.first)[1][-2:].tolist()
+        x = solver_step(config, stage - 1, state, ratio, after, draws.entry)
+        x = stage_jump(config.schedule, stage, x, draws.jump)
+    else:
+        x = coarse_noise(draws.initial, config.stages - 1)
+    timesteps = jax.lax.dynamic_slice_in_dim(timesteps, start, block.steps)
+    ratios = jax.lax.dynamic_slice_in_dim(ratios, start, block.steps + 1)
+    denoiser = stage_denoiser(model, config, video, unit, condition, stage, block.first)
+    return denoise(denoiser, config, stage, x, timesteps, ratios, draws.steps)
+
+
+def last_ratio(config: SamplerConfig, block: Block, start: int) -> float:
+    """Local ratio of a block's last denoiser call, where its state is."""
+    return float(config.timeline(block.stage, block.first)[1][start + block.steps - 1])
+
+
+def look_ahead(
+    denoiser: StageDenoiser,
+    config: SamplerConfig,
+    stage: int,
+    first: bool,
+    state: State,
+    ratio: float,
+    steps: int,
+) -> tuple[State, float]:
+    """ODE steps along the rest of a stage, evenly spaced up to the sampler's own last call.
+
+    Args:
+      denoiser: predicts velocities.
+      config: the sampler's settings.
+      stage: stage index.
+      first: whether this is unit 0.
+      state: where to begin.
+      ratio: its local ratio.
+      steps: number of steps, each with a denoiser call.
+
+    Returns:
+      The state at the last call and its ratio.
+    """
+    if not steps:
+        return state, ratio
+    timesteps, ratios = config.schedule.set_timesteps(2, stage)
+    end = config.timeline(stage, first)[1][-2]
+    ahead = np.linspace(ratio, end, steps + 1)[1:]
+    times = np.interp(ahead, ratios[1::-1], timesteps[::-1])
+    x = ode_step(*state, ratio, float(ahead[0]))
+    _, state = denoise(denoiser, config, stage, x, times, np.append(ahead, 0.0))
+    return state, float(ahead[-1])
+
+
+def full_size(config: SamplerConfig, stage: int, latents: Array) -> Array:
+    """Latents of a stage repeated to full resolution, [T, h, w, C] -> [T, H, W, C]."""
+    for _ in range(config.stages - 1 - stage):
+        latents = upsample(latents)
+    return latents
+
+
+def clean_unit(config: SamplerConfig, stage: int, state: State, ratio: float) -> Array:
+    """The clean estimate of a unit at full resolution, [T, H, W, C]."""
+    return full_size(config, stage, clean_estimate(config.schedule, stage, *state, ratio))
+
+
+def draw_noise(key: Key, config: SamplerConfig, frames: int) -> Array:
     """White initial noise at full resolution, [frames, H, W, C] float32."""
     shape = (frames, config.height, config.width, config.channels)
-    return jax.random.normal(jax.random.fold_in(key, 0), shape, jnp.float32)
+    return normal(fold_in(key, 0), shape)
 
 
-def draw_block_noises(key: Array, config: SamplerConfig, frames: int) -> tuple[Array, ...]:
+def draw_jump(key: Key, config: SamplerConfig, frames: int, stage: int) -> Array:
+    """Noise of the jump into a stage after stage 0, [frames, h, w, C]."""
+    shape = (frames, *config.stage_shape(stage), config.channels)
+    return draw_block_noise(fold_in(key, stage), shape, config.gamma)
+
+
+def draw_block_noises(key: Key, config: SamplerConfig, frames: int) -> tuple[Array, ...]:
     """Noise of the jumps into stages 1, 2, ..., [frames, h, w, C] each."""
+    return tuple(draw_jump(key, config, frames, stage) for stage in range(1, config.stages))
+
+
+def draw_steps(
+    key: Key, config: SamplerConfig, frames: int, stage: int, steps: int
+) -> Array | None:
+    """Standard normal values of solver steps, [steps, frames, h, w, C]; None if eta is 0."""
+    if not config.eta:
+        return None
+    shape = (steps, frames, *config.stage_shape(stage), config.channels)
+    return normal(fold_in(fold_in(key, config.stages), stage), shape)
+
+
+def draw_unit_steps(
+    key: Key, config: SamplerConfig, frames: int, first: bool
+) -> tuple[Array | None, ...]:
+    """`draw_steps` of every stage of a unit."""
     return tuple(
-        draw_block_noise(
-            jax.random.fold_in(key, stage),
-            (frames, *config.stage_shape(stage), config.channels),
-            config.gamma,
-        )
-        for stage in range(1, config.stages)
+        draw_steps(key, config, frames, stage, config.stage_steps(stage, first))
+        for stage in range(config.stages)
+    )
+
+
+def draw_block(key: Key, config: SamplerConfig, block: Block) -> Draws:
+    """The noise of a block, but for the noise that begins a unit."""
+    frames, stage = config.unit_frames(block.first), block.stage
+    jumps = block.enters and stage > 0
+    steps = draw_steps(key, config, frames, stage, block.steps)
+    entry = None
+    if stage or not block.enters:
+        entry = draw_steps(fold_in(key, config.stages + 1), config, frames, stage - jumps, 1)
+    return Draws(
+        jump=draw_jump(key, config, frames, stage) if jumps else None,
+        entry=None if entry is None else entry[0],
+        steps=steps,
     )
