@@ -1,6 +1,8 @@
 """The published text encoders together: which of them gives what to the denoiser."""
 
+import dataclasses
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +16,9 @@ from converters.clip import CLIP_TEXT_IGNORED, CLIP_TEXT_RULES
 from converters.core import convert
 from converters.t5 import IGNORED, T5_RULES
 from tts_jax.checkpoints import abstract_params
+from tts_jax.generators import load_generator, save_generator
+from tts_jax.generators.pyramid_flow.generator import PyramidFlow
+from tts_jax.generators.pyramid_flow.mmdit import MMDiTConfig
 from tts_jax.generators.pyramid_flow.text import TextEncoders, TextEncodersConfig
 from tts_jax.language.clip_text import TextConfig
 from tts_jax.language.t5 import T5Config
@@ -127,6 +132,65 @@ def test_states_come_from_t5_and_the_pooled_vector_from_clip(variant, folder):
     np.testing.assert_allclose(pooled, vector.numpy(), atol=1e-5)
     assert states.shape == (2, 128, config.width) and pooled.shape == (2, config.pooled_width)
     assert mask.sum(1).tolist() == [1, 4]
+
+
+def encoders_config(variant):
+    """Our configuration of small published encoders; no weights."""
+    if variant == "flux":
+        return {"clip": original_clip(transformers.CLIPTextModel, 0)[1], "t5": original_t5(2)[1]}
+    projected = transformers.CLIPTextModelWithProjection
+    return {
+        "clip": original_clip(projected, 0, projection_dim=10)[1],
+        "clip_g": original_clip(projected, 1, projection_dim=6)[1],
+        "t5": original_t5(2)[1],
+    }
+
+
+@pytest.mark.parametrize("variant", ["flux", "mmdit"])
+def test_a_generator_of_published_parts_loads_and_runs(
+    variant, folder, tmp_path, make_generator, randomise
+):
+    shutil.copytree(folder / variant, tmp_path, dirs_exist_ok=True)
+    sampler = dict(frames=2, stages=1, stage_range=(0.0, 1.0), steps_first=(1,), steps=(1,))
+    config = make_generator(**sampler).config
+    encoders = TextEncodersConfig(**encoders_config(variant))
+    widths = {"text_width": encoders.width, "pooled_width": encoders.pooled_width}
+    denoiser = dataclasses.replace(config.transformer, **widths)
+    if variant == "mmdit":
+        denoiser = MMDiTConfig(
+            heads=2,
+            head_size=8,
+            blocks=2,
+            latent_channels=4,
+            table_size=8,
+            base_size=4,
+            **widths,
+        )
+    config = dataclasses.replace(
+        config, transformer=denoiser, text=None, **encoders_config(variant)
+    )
+    built = PyramidFlow(config, config.open_tokenizers(tmp_path))
+    save_generator(tmp_path, built, randomise(built.init_params(), 0))
+
+    generator, params = load_generator("pyramid_flow", tmp_path, window=1)
+    assert set(params) == {*encoders_config(variant), "transformer", "vae"}
+    assert dataclasses.replace(generator.config.sampler, window=0) == config.sampler
+    condition = jax.tree.map(lambda x: x[0], generator.encode(params, ["a red circle"]))
+    branch = generator.init(params, condition, jax.random.key(0))
+    for segment in range(generator.num_segments):
+        branch = jax.jit(generator.advance, static_argnums=4)(
+            params, condition, branch, jax.random.key(segment), segment
+        )
+    latents = generator.estimate(params, condition, branch, segment)
+    frames = jax.jit(generator.decode)(params, latents)
+    assert frames.shape == (3, 16, 16, 3) and np.isfinite(latents).all()
+    np.testing.assert_allclose(frames, jax.jit(built.decode)(params, latents), atol=1e-5)
+
+
+def test_widths_that_do_not_fit_are_refused(make_generator):
+    config = make_generator().config
+    with pytest.raises(ValueError, match="the denoiser wants"):
+        dataclasses.replace(config, text=None, **encoders_config("mmdit"))
 
 
 def test_encoders_that_do_not_belong_together_are_refused():

@@ -8,7 +8,7 @@ from tts_jax.checkpoints import CheckpointError, load_parts, save_safetensors
 from tts_jax.generators.cogvideox.generator import CogVideoX, CogVideoXConfig
 from tts_jax.generators.protocol import Generator
 from tts_jax.generators.pyramid_flow.generator import PyramidFlow, PyramidFlowConfig
-from tts_jax.language.tokenizer import open_tokenizer
+from tts_jax.generators.pyramid_flow.image import FromImage, open_image
 
 EMBEDDED = Path(__file__).parent.parent / "assets"
 
@@ -19,7 +19,7 @@ GENERATORS = {
 
 
 def load_generator(
-    name: str, checkpoint: Path | str | None = None, **overrides
+    name: str, checkpoint: Path | str | None = None, *, image: Path | str = "", **overrides
 ) -> tuple[Generator, dict]:
     """A generator and its parameters.
 
@@ -28,13 +28,14 @@ def load_generator(
       checkpoint: a folder with `config.json`, tokenizers and the parameters, as one safetensors
         file per part of the model or as `converters.convert` writes them; None or "embedded" takes
         the one inside the package.
+      image: a picture that videos start from; only "pyramid_flow" takes one.
       **overrides: sampler fields that replace those of the checkpoint.
 
     Returns:
       The generator and its nested parameter dictionary; float32, or as converted.
 
     Raises:
-      ValueError: unknown name, or an override that the sampler refuses.
+      ValueError: unknown name, an override that the sampler refuses, an image that cannot be used.
       CheckpointError: the folder does not hold this generator, or another shape of it.
     """
     if name not in GENERATORS:
@@ -57,11 +58,16 @@ def load_generator(
         raise CheckpointError(f"{path}: {error}") from error
     config = dataclasses.replace(config, sampler=_override(config.sampler, overrides))
     try:
-        tokenizers = _open_tokenizers(folder, config)
+        tokenizers = config.open_tokenizers(folder)
     except Exception as error:  # the tokenizers library raises nothing narrower
         raise CheckpointError(f"a tokenizer of {folder} cannot be read: {error}") from error
     generator = build(config, tokenizers)
-    return generator, load_parts(folder, generator.abstract_params)
+    params = load_parts(folder, generator.abstract_params)
+    if image:
+        if not isinstance(generator, PyramidFlow):
+            raise ValueError(f"{name} does not start from an image")
+        generator = FromImage(generator, open_image(image, config))
+    return generator, params
 
 
 def save_generator(folder: Path | str, generator: Generator, params: dict) -> None:
@@ -82,18 +88,6 @@ def save_generator(folder: Path | str, generator: Generator, params: dict) -> No
     temporary = path.with_name(path.name + ".part")
     temporary.write_text(json.dumps(entries, indent=2) + "\n")
     temporary.replace(path)
-
-
-def _open_tokenizers(folder: Path, config):
-    if hasattr(config, "open_tokenizers"):
-        return config.open_tokenizers(folder)
-    path = folder / "tokenizer.json"
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist")
-    try:
-        return open_tokenizer(path, config.text.length)
-    except Exception as error:
-        raise ValueError(f"{path}: {error}") from error
 
 
 def _override(sampler, overrides: dict):

@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from jax import Array
 
 from tts_jax.checkpoints import abstract_params, init_params
 from tts_jax.generators.protocol import Params
+from tts_jax.generators.pyramid_flow.mmdit import MMDiT, MMDiTConfig
 from tts_jax.generators.pyramid_flow.sampler import (
     Block,
     Condition,
@@ -33,9 +35,11 @@ from tts_jax.generators.pyramid_flow.sampler import (
     sample_unit,
     stage_denoiser,
 )
+from tts_jax.generators.pyramid_flow.text import T5, TEXT, TextEncoders, TextEncodersConfig
 from tts_jax.generators.pyramid_flow.transformer import Transformer, TransformerConfig
 from tts_jax.generators.pyramid_flow.vae import CausalVideoVAE, LatentFactors, VAEConfig
-from tts_jax.language.clip_text import TextConfig, TextTower
+from tts_jax.language.clip_text import TextConfig
+from tts_jax.language.t5 import T5Config
 from tts_jax.language.tokenizer import Tokenizer
 from tts_jax.solvers import flow_matching
 from tts_jax.solvers.noise import Key, fold_in, normal
@@ -46,21 +50,24 @@ NOISE_TAG = 0xFFFFFFFF
 
 @dataclass(frozen=True, kw_only=True)
 class PyramidFlowConfig:
-    """The parts of a generator whose text encoder is one CLIP text tower.
+    """The parts of a generator.
 
     Attributes:
       vae: the decoder of latents.
       latent_factors: from the VAE's latents to the denoiser's.
-      transformer: the denoiser.
-      text: gives both the token states and the pooled vector.
+      transformer: the denoiser, miniFLUX or SD3.
       sampler: how a video is sampled.
+      text, clip, clip_g, t5: the text encoders, see `TextEncodersConfig`.
     """
 
     vae: VAEConfig
     latent_factors: LatentFactors
-    transformer: TransformerConfig
-    text: TextConfig
+    transformer: TransformerConfig | MMDiTConfig
     sampler: SamplerConfig
+    text: TextConfig | None = None
+    clip: TextConfig | None = None
+    clip_g: TextConfig | None = None
+    t5: T5Config | None = None
 
     def __post_init__(self):
         channels = {
@@ -70,11 +77,19 @@ class PyramidFlowConfig:
         }
         if len(set(channels.values())) > 1:
             raise ValueError(f"latent channels differ: {channels}")
-        widths = self.transformer.text_width, self.transformer.pooled_width
-        if widths != (self.text.width, self.text.width):
-            raise ValueError(
-                f"the text tower is {self.text.width} wide, the denoiser wants {widths}"
-            )
+        given = self.encoders.width, self.encoders.pooled_width
+        wanted = self.transformer.text_width, self.transformer.pooled_width
+        if given != wanted:
+            raise ValueError(f"the texts are {given} wide, the denoiser wants {wanted}")
+
+    @property
+    def encoders(self) -> TextEncodersConfig:
+        """The text encoders together."""
+        return TextEncodersConfig(text=self.text, clip=self.clip, clip_g=self.clip_g, t5=self.t5)
+
+    def open_tokenizers(self, folder: Path) -> dict[str, Tokenizer]:
+        """The tokenizers of a checkpoint folder; see `TextEncodersConfig.open_tokenizers`."""
+        return self.encoders.open_tokenizers(folder)
 
     @classmethod
     def from_json(cls, fields: Mapping) -> "PyramidFlowConfig":
@@ -83,16 +98,25 @@ class PyramidFlowConfig:
         Raises:
           TypeError: an unknown or a missing field.
         """
-        parts = {field.name: field.type for field in dataclasses.fields(cls)}
-        unknown = set(fields) - set(parts) - {"name"}
-        missing = set(parts) - set(fields)
+        flux = "double_blocks" in (fields.get("transformer") or {})
+        needed = {
+            "vae": VAEConfig,
+            "latent_factors": LatentFactors,
+            "transformer": TransformerConfig if flux else MMDiTConfig,
+            "sampler": SamplerConfig,
+        }
+        towers = dict.fromkeys(("text", "clip", "clip_g"), TextConfig)
+        parts = needed | towers | {"t5": T5Config}
+        given = {name: values for name, values in fields.items() if values is not None}
+        unknown = set(given) - set(parts) - {"name"}
+        missing = set(needed) - set(given)
         if unknown or missing:
             raise TypeError(f"unknown fields {sorted(unknown)}, missing fields {sorted(missing)}")
 
         def build(part, values):
             return part(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
-        return cls(**{name: build(part, fields[name]) for name, part in parts.items()})
+        return cls(**{name: build(parts[name], given[name]) for name in parts if name in given})
 
 
 @jax.tree_util.register_dataclass
@@ -132,26 +156,33 @@ class PyramidFlow:
 
     name = "pyramid_flow"
 
-    def __init__(self, config: PyramidFlowConfig, tokenizer: Tokenizer):
+    def __init__(self, config: PyramidFlowConfig, tokenizer: Tokenizer | Mapping[str, Tokenizer]):
         """Builds the graphs; allocates no parameters.
 
         Args:
           config: sizes and settings.
-          tokenizer: gives rows of `config.text.length` tokens.
+          tokenizer: of every text encoder, by part; or of the only one.
         """
         self.config = config
-        self.tokenizer = tokenizer
+        self.tokenizers = tokenizer if isinstance(tokenizer, Mapping) else {TEXT: tokenizer}
+        self._encoders = TextEncoders(config.encoders, self.tokenizers)
         abstract = {name: abstract_params(build) for name, build in self._builders().items()}
         self._graphs = {name: graph for name, (graph, _) in abstract.items()}
         self.abstract_params = {name: params for name, (_, params) in abstract.items()}
 
     def _builders(self):
         config = self.config
+        denoiser = Transformer if isinstance(config.transformer, TransformerConfig) else MMDiT
         return {
-            "text": lambda: TextTower(config.text, rngs=nnx.Rngs(0)),
-            "transformer": lambda: Transformer(config.transformer, rngs=nnx.Rngs(1)),
+            **config.encoders.builders(),
+            "transformer": lambda: denoiser(config.transformer, rngs=nnx.Rngs(1)),
             "vae": lambda: CausalVideoVAE(config.vae, rngs=nnx.Rngs(2)),
         }
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Of the encoder that gives the states."""
+        return self.tokenizers[TEXT if TEXT in self.tokenizers else T5]
 
     def init_params(self) -> dict:
         """Untrained parameters, always the same."""
@@ -190,7 +221,7 @@ class PyramidFlow:
     def draft(self) -> "PyramidFlow | None":
         """The generator with fewer steps in its segments; None if there are no fewer."""
         sampler = dataclasses.replace(self.config.sampler, draft=True)
-        draft = PyramidFlow(dataclasses.replace(self.config, sampler=sampler), self.tokenizer)
+        draft = PyramidFlow(dataclasses.replace(self.config, sampler=sampler), self.tokenizers)
         segments = range(self.num_segments)
         cheaper = sum(map(draft.nfe, segments)) < sum(map(self.nfe, segments))
         return draft if cheaper else None
@@ -227,10 +258,6 @@ class PyramidFlow:
     def _model(self, params: Params):
         return nnx.merge(self._graphs["transformer"], params["transformer"])
 
-    @cached_property
-    def _encode_texts(self):
-        return jax.jit(lambda params, tokens: nnx.merge(self._graphs["text"], params)(tokens))
-
     def encode(self, params: Params, prompts: Sequence[str]) -> Condition:
         """Text conditions of prompts, each encoded by itself so that none depends on the others.
 
@@ -252,10 +279,9 @@ class PyramidFlow:
             texts = [prompt + sampler.prompt_suffix]
             if sampler.guided:
                 texts.insert(0, sampler.negative_prompt)
-            tokens, mask = self.tokenizer.tokenize(texts)
-            states, pooled = self._encode_texts(params["text"], jnp.asarray(tokens))
+            states, mask, pooled = self._encoders.encode(params, texts)
             scales = jnp.asarray([sampler.guidance_first, sampler.guidance], jnp.float32)
-            conditions.append(Condition(states, jnp.asarray(mask), pooled, scales))
+            conditions.append(Condition(states, mask, pooled, scales))
         return jax.tree.map(lambda *leaves: jnp.stack(leaves), *conditions)
 
     def init(self, params: Params, condition: Condition, key: Array) -> Branch:
@@ -493,9 +519,24 @@ class PyramidFlow:
 
     def decode(self, params: Params, latents: Array) -> Array:
         """Frames of latents, [T, H, W, C] -> [1 + a(T-1), s*H, s*W, 3], float32 in [0, 1]."""
-        vae = nnx.merge(self._graphs["vae"], params["vae"])
-        pixels = vae.decode(self.config.latent_factors.to_vae(latents)[None])[0]
+        vae, sampler = nnx.merge(self._graphs["vae"], params["vae"]), self.config.sampler
+        latents = self.config.latent_factors.to_vae(latents)[None]
+        if sampler.tile:
+            pixels = vae.decode_tiled(latents, sampler.tile, sampler.window or None)[0]
+        elif sampler.window:
+            pixels = vae.decode_chunked(latents, sampler.window)[0]
+        else:
+            pixels = vae.decode(latents)[0]
         return jnp.clip(pixels.astype(jnp.float32) * 0.5 + 0.5, 0.0, 1.0)
+
+    def encode_frames(self, params: Params, frames: Array) -> Array:
+        """Posterior moments of frames, [1 + a*k, H, W, 3] in [0, 1] -> [1 + k, h, w, 2C]."""
+        vae, sampler = nnx.merge(self._graphs["vae"], params["vae"]), self.config.sampler
+        pixels = 2 * frames[None] - 1
+        if sampler.tile:
+            window = sampler.window * vae.temporal_factor
+            return vae.encode_tiled(pixels, sampler.tile, window or None)[0]
+        return vae.encode(pixels)[0]
 
     def nfe(self, segment: int) -> int:
         """Denoiser calls of one segment; a guided pair counts as 2."""

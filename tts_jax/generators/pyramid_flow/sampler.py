@@ -70,6 +70,9 @@ class SamplerConfig:
       draft: whether the draft's steps are taken instead.
       draft_steps: denoiser steps of each stage of a draft; 0 for a third of the full ones. A draft
         has the segments of the full sampler, with a step in each.
+      tile: side in pixels of the overlapping squares that are decoded one after the other and
+        blended, which gives slightly other pixels; 0 for whole frames.
+      window: latent frames that are decoded at a time, which changes memory alone; 0 for all.
       negative_prompt: what guidance leads away from.
       prompt_suffix: appended to every prompt.
       stages, stage_range, gamma, shift, num_train_timesteps: see `PyramidSchedule`.
@@ -90,6 +93,8 @@ class SamplerConfig:
     eta: float = 0.0
     draft: bool = False
     draft_steps: int = 0
+    tile: int = 0
+    window: int = 0
     negative_prompt: str = ""
     prompt_suffix: str = ""
     stages: int = 3
@@ -117,6 +122,8 @@ class SamplerConfig:
             raise ValueError(
                 f"{self.steps_per_segment} steps_per_segment and {self.draft_steps} draft_steps"
             )
+        if self.tile < 0 or self.window < 0:
+            raise ValueError(f"tile {self.tile} and window {self.window} must not be negative")
         coarsest = 2**self.stages
         if self.height % coarsest or self.width % coarsest:
             raise ValueError(
@@ -135,6 +142,8 @@ class SamplerConfig:
             steps=(10, 10, 10),
             guidance_first=7.0,
             guidance=5.0,
+            tile=256,
+            window=1,
             negative_prompt=PUBLISHED_NEGATIVE,
             prompt_suffix=", hyper quality, Ultra HD, 8K",
         )
@@ -151,6 +160,8 @@ class SamplerConfig:
             steps=(10, 10, 10),
             guidance_first=7.0,
             guidance=5.0,
+            tile=256,
+            window=1,
             negative_prompt=PUBLISHED_NEGATIVE,
             prompt_suffix=", hyper quality, Ultra HD, 8K",
         )

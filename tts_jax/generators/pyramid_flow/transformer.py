@@ -24,9 +24,6 @@ from tts_jax.generators.pyramid_flow.denoiser import (
     modulate,
     repeat,
 )
-from tts_jax.generators.pyramid_flow.denoiser import (
-    Clip as Clip,
-)
 from tts_jax.nn.linear import Linear
 
 

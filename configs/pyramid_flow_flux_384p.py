@@ -1,0 +1,55 @@
+r"""Pyramid-Flow miniFLUX, 5 s of 384x640 at 24 frames a second, searched as Video-T1 does.
+
+7.19e9 parameters: denoiser 1.97e9, T5 4.76e9, VAE 0.34e9, CLIP 0.12e9; 14.4 GB in bfloat16. A video
+takes 1020 denoiser calls, the search from 90 to 120 units instead of 16.
+
+python -m converters.convert --model=pyramid_flow_flux_384p --src=PUBLISHED --dst=DIR \
+  --dtype=bfloat16
+python -m experiments.generate --config=configs/pyramid_flow_flux_384p.py \
+  --config.generator.checkpoint=DIR --prompt="..."
+"""
+
+from ml_collections import ConfigDict
+
+from configs.embedded import verifier
+
+
+def get_config() -> ConfigDict:
+    """Settings of `experiments.generate`, with the sampler as published."""
+    return ConfigDict(
+        dict(
+            generator=dict(
+                name="pyramid_flow",
+                checkpoint="checkpoints/pyramid_flow_flux_384p",
+                image="",  # a picture to start from; the published guidance is then 4
+                frames=16,  # latent, eight times fewer than those of the video
+                height=48,
+                width=80,
+                steps_first=(20, 20, 20),
+                steps=(10, 10, 10),
+                guidance_first=7.0,
+                guidance=5.0,
+                segment="unit",  # or stage, step
+                share_root_noise=False,
+                tile=256,  # pixels; 0 decodes whole frames
+                window=1,  # latent frames decoded at a time; 0 for all
+            ),
+            verifiers=(
+                verifier("clip", weight=0.2, checkpoint="checkpoints/clip_vit_large_patch14"),
+                verifier("viclip", weight=1.0, checkpoint="checkpoints/viclip"),
+                verifier("flicker", weight=0.0, checkpoint=""),
+            ),
+            panel=dict(aggregation="zscore"),
+            stage_prompts=dict(source="prompt", path="", model=""),
+            search=dict(
+                preset="video_t1",
+                cap=3,
+                branches=8,  # random_linear
+            ),
+            budget=dict(nfe=0, flops=0.0, seconds=0.0),
+            mesh=dict(branch=0),
+            micro_batch=1,
+            video=dict(fps=24, size=0),
+            seed=0,
+        )
+    )

@@ -1,0 +1,172 @@
+"""Image to video with Pyramid-Flow: the first frame is given, units after it are searched.
+
+P prompts  H W frame size  h w latent size  C latent channels.
+"""
+
+import dataclasses
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from PIL import Image
+
+from tts_jax.generators.protocol import Params
+from tts_jax.generators.pyramid_flow.generator import Branch, PyramidFlow, PyramidFlowConfig
+from tts_jax.generators.pyramid_flow.sampler import Condition
+from tts_jax.generators.pyramid_flow.vae import posterior_sample
+from tts_jax.solvers.noise import Key, fold_in, normal
+
+IMAGE_TAG = 0xFFFFFFFE  # no child has this index
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class ImageCondition:
+    """A text condition and the moments of the first frame, [1, h, w, 2C]."""
+
+    text: Condition
+    moments: Array
+
+
+def open_image(path: Path | str, config: PyramidFlowConfig) -> np.ndarray:
+    """A picture resized to the frames of a generator, as the published pipeline's users do.
+
+    Returns:
+      [H, W, 3] uint8.
+
+    Raises:
+      ValueError: it cannot be read.
+    """
+    factor = config.vae.spatial_factor
+    size = config.sampler.width * factor, config.sampler.height * factor
+    try:
+        with Image.open(path) as picture:
+            return np.asarray(picture.convert("RGB").resize(size, Image.Resampling.BICUBIC))
+    except OSError as error:
+        raise ValueError(f"image {path} cannot be read: {error}") from error
+
+
+class FromImage:
+    """A `PyramidFlow` whose unit 0 is done: a draw from the posterior of the image's latents.
+
+    The draw is the root's, so that all branches share it. The published pipeline then takes the
+    steps of a first frame for all units, and a guidance of 4.
+    """
+
+    def __init__(self, generator: PyramidFlow, image: np.ndarray):
+        """Computes nothing yet.
+
+        Args:
+          generator: the model.
+          image: the first frame, [H, W, 3] of the generator's size, uint8 or float in [0, 1].
+
+        Raises:
+          ValueError: another size or type.
+        """
+        config = generator.config
+        factor = config.vae.spatial_factor
+        shape = config.sampler.height * factor, config.sampler.width * factor, 3
+        image = np.asarray(image)
+        if image.shape != shape:
+            raise ValueError(f"the image is {image.shape}, the generator's frames are {shape}")
+        if image.dtype == np.uint8:
+            image = image / np.float32(255)
+        if not np.issubdtype(image.dtype, np.floating) or image.min() < 0 or image.max() > 1:
+            raise ValueError("the image is neither 8-bit nor in [0, 1]")
+        self.generator = generator
+        self.image = image.astype(np.float32)
+        self.units = generator.units[1:]
+        self.num_segments = sum(self.units)
+
+    def __getattr__(self, name: str):
+        """What does not depend on the segment is the generator's."""
+        return getattr(self.generator, name)
+
+    @property
+    def _done(self) -> int:
+        return self.generator.units[0]
+
+    @cached_property
+    def _encode_image(self):
+        return jax.jit(self.generator.encode_frames)
+
+    def encode(self, params: Params, prompts: Sequence[str]) -> ImageCondition:
+        """Text conditions of prompts, each with the image; see the protocol."""
+        text = self.generator.encode(params, prompts)
+        moments = self._encode_image(params, jnp.asarray(self.image)[None])
+        return ImageCondition(text, jnp.broadcast_to(moments, (len(prompts), *moments.shape)))
+
+    def init(self, params: Params, condition: ImageCondition, key: Key) -> Branch:
+        """A branch with the image as its unit 0; see the protocol."""
+        config = self.generator.config
+        branch = self.generator.init(params, condition.text, key)
+        key = fold_in(key, IMAGE_TAG)
+        noise = normal(fold_in(key, 0), (1, *branch.latents.shape[1:]))
+        first = config.latent_factors.to_model(posterior_sample(condition.moments, noise))
+        held = normal(fold_in(key, 1), branch.noise.shape)
+        return dataclasses.replace(branch, latents=branch.latents.at[:1].set(first), noise=held)
+
+    def advance(
+        self,
+        params: Params,
+        condition: ImageCondition,
+        branch: Branch,
+        key: Key,
+        segment: int | Array,
+        program: Hashable = None,
+    ) -> Branch:
+        """Adds a segment; see the protocol."""
+        place = segment + self._done
+        return self.generator.advance(params, condition.text, branch, key, place, program)
+
+    def estimate(
+        self,
+        params: Params,
+        condition: ImageCondition,
+        branch: Branch,
+        segment: int,
+        look: str | int = "committed",
+    ) -> Array:
+        """Latents of the image and the units so far; see the protocol."""
+        place = segment + self._done
+        return self.generator.estimate(params, condition.text, branch, place, look)
+
+    def estimate_nfe(self, segment: int, look: str | int) -> int:
+        """Denoiser calls of one `estimate`."""
+        return self.generator.estimate_nfe(segment + self._done, look)
+
+    def renoise(
+        self,
+        params: Params,
+        condition: ImageCondition,
+        branch: Branch,
+        key: Key,
+        segment: int,
+        to: int,
+        strength: Array,
+    ) -> Branch:
+        """Takes a branch back to an earlier noise level of its last unit; see the protocol."""
+        depths = segment + self._done, to + self._done
+        return self.generator.renoise(params, condition.text, branch, key, *depths, strength)
+
+    def renoise_nfe(self, segment: int, to: int) -> int:
+        """Denoiser calls of one `renoise`."""
+        return self.generator.renoise_nfe(segment + self._done, to + self._done)
+
+    def draft(self) -> "FromImage | None":
+        """The same with fewer denoising steps, if there are fewer."""
+        draft = self.generator.draft()
+        return None if draft is None else FromImage(draft, self.image)
+
+    def nfe(self, segment: int) -> int:
+        """Denoiser calls of one segment."""
+        return self.generator.nfe(segment + self._done)
+
+    def program(self, segment: int) -> Hashable:
+        """Segments of an equal value share one executable."""
+        return self.generator.program(segment + self._done)
