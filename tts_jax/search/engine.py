@@ -24,7 +24,7 @@ from tts_jax.search.forest import (
     PricedForest,
     SearchFault,
     Seen,
-    reraise_unless_out_of_memory,
+    out_of_memory,
     timed,
 )
 from tts_jax.search.growth import children, growths
@@ -396,6 +396,7 @@ class _Run:
         progress: Progress | None = None,
     ) -> None:
         """Encodes the prompts."""
+        self.forest.encode()
         self._queries = self.forest.prepare([self.forest.prompt, *stage_prompts])
         self._stages, self._keep_frames, self._progress = len(stage_prompts), keep_frames, progress
         self._priced = PricedForest(self.forest)
@@ -494,7 +495,8 @@ class _Run:
             try:
                 use(part, forest.look(request.fidelity, made[part], request.estimate, rows))
             except jax.errors.JaxRuntimeError as error:
-                reraise_unless_out_of_memory(error)
+                if not out_of_memory(error):
+                    raise
                 self.models.without_memory_for(rows // self.models.mesh.shape[BRANCH])
             else:
                 start += rows

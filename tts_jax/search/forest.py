@@ -8,6 +8,7 @@ W branches  V verifiers  R rows of a call  K children of a row  M keys of a chai
 """
 
 import math
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -86,7 +87,8 @@ class Forest:
         self._pools: dict[int, Any] = {}
         self._places: dict[Name, Place] = {}
         self._pools_made = 0
-        self._prompt_key = jax.random.fold_in(jax.random.key(seed), prompt_index)
+        key = jax.random.fold_in(jax.random.key(seed), prompt_index)
+        self._prompt_key = jax.random.key_data(key)
         self._conditions = {}
         self.prompt = prompt
 
@@ -99,12 +101,25 @@ class Forest:
                 self._conditions[fidelity] = replicate(found, self.mesh)
         return self._conditions[fidelity]
 
+    def encode(self) -> None:
+        """Encodes the prompt for the full generator, which every search asks for."""
+        self._condition("full")
+
     def prepare(self, prompts: Sequence[str]) -> list[dict]:
-        """The verifiers' queries of each prompt."""
+        """The verifiers' queries of each prompt.
+
+        Raises:
+          SearchFault: a verifier raises, but for a `ValueError`: a prompt that it cannot take.
+        """
         with timed(self.ledger["text"]):
-            queries = jax.device_get(
-                self.models.panel.prepare(self.models.verifier_params, prompts)
-            )
+            try:
+                queries = jax.device_get(
+                    self.models.panel.prepare(self.models.verifier_params, prompts)
+                )
+            except ValueError:
+                raise
+            except Exception as error:
+                raise SearchFault(f"a verifier fails: {_sentence(error)}") from error
             return [
                 replicate(jax.tree.map(lambda x, i=i: x[i], queries), self.mesh)
                 for i in range(len(prompts))
@@ -151,7 +166,8 @@ class Forest:
             try:
                 return grow(fidelity, step, shape, bound)
             except jax.errors.JaxRuntimeError as error:
-                reraise_unless_out_of_memory(error)
+                if not out_of_memory(error):
+                    raise
                 branches = shape.rows * shape.siblings // self.mesh.shape[BRANCH]
                 self.models.without_memory_for(branches)
 
@@ -358,11 +374,13 @@ class Forest:
                     seen.frames,
                     **work,
                 )
-            except (SearchFault, jax.errors.JaxRuntimeError):
+            except SearchFault:
                 raise
             except Exception as error:
+                if out_of_memory(error):
+                    raise
                 raise SearchFault(
-                    f"verifier {verifier.name!r} fails: {type(error).__name__}: {error}"
+                    f"verifier {verifier.name!r} fails: {_sentence(error)}"
                 ) from error
             scores.append(found)
         return scores
@@ -412,18 +430,18 @@ class Forest:
 
     def _root(self, fidelity: str) -> Any:
         """A pool with the root at the first place of every device."""
-        key = self._copy(jax.random.key_data(jax.random.fold_in(self._prompt_key, 0)))
+        data = self._copy(self._prompt_key)
         generator = self.models.generators[fidelity]
 
         def root(params, condition, data):
-            key = jax.random.wrap_key_data(data)
+            key = jax.random.fold_in(jax.random.wrap_key_data(data), 0)
             branch = generator.init(params, condition, key)
             key = noise.chain(key, 1 + self._room) if self._room else key
             both = branch, self._unwrap(key)
             return jax.tree.map(lambda x: jnp.stack([x] * self.mesh.shape[BRANCH]), both)
 
         name = "root", fidelity, self._room
-        args = self.models.params, self._condition(fidelity), key
+        args = self.models.params, self._condition(fidelity), data
         return self._divide(self._call("search", name, lambda: root, *args))
 
     def _wrap(self, data):
@@ -535,10 +553,18 @@ def static_segment(generator: Generator, segment: int) -> int | None:
     return segment if segment == 0 or alike == [segment] else None
 
 
-def reraise_unless_out_of_memory(error: Exception) -> None:
-    """Passes on what a smaller batch would not mend."""
-    if "RESOURCE_EXHAUSTED" not in str(error):
-        raise error
+def _sentence(error: Exception) -> str:
+    """What an error says, without the traceback that errors on devices hold."""
+    lines = str(error).strip().splitlines() or [""]
+    if "Traceback" in lines[0]:
+        return next((line for line in reversed(lines) if re.match(r"\w[\w.]*: ", line)), lines[0])
+    return f"{type(error).__name__}: {lines[0]}"
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether a smaller batch would mend it."""
+    memory = isinstance(error, jax.errors.JaxRuntimeError)
+    return memory and "RESOURCE_EXHAUSTED" in str(error)
 
 
 @contextmanager
