@@ -1,0 +1,148 @@
+"""Tables of baaivision's nova-d48w1024-osp480: networks, video autoencoder, text encoder."""
+
+import numpy as np
+
+from converters.core import AS_IS, LINEAR, Rules
+from tts_jax.generators.nova.transformer import TransformerConfig
+
+
+def patch_kernel(weight: np.ndarray) -> np.ndarray:
+    """A convolution of patches as a linear layer, [D, C, p, p] -> [p*p*C, D]."""
+    return weight.transpose(2, 3, 1, 0).reshape(-1, weight.shape[0])
+
+
+def conv_kernel(weight: np.ndarray) -> np.ndarray:
+    """Of frames or of clips, [O, I, (kt,) kh, kw] -> [kt, kh, kw, I, O]."""
+    if weight.ndim == 4:
+        weight = weight[:, :, None]
+    return weight.transpose(2, 3, 4, 1, 0)
+
+
+def _linear(pattern: str, target: str, layer: str = "") -> dict:
+    return {
+        pattern + r"\.weight": (f"{target}.kernel{layer}", LINEAR),
+        pattern + r"\.bias": (f"{target}.bias{layer}", AS_IS),
+    }
+
+
+def _norm(pattern: str, target: str, layer: str = "") -> dict:
+    return {
+        pattern + r"\.weight": (f"{target}.scale{layer}", AS_IS),
+        pattern + r"\.bias": (f"{target}.bias{layer}", AS_IS),
+    }
+
+
+def _patches(pattern: str, target: str) -> dict:
+    return {
+        pattern + r"\.patch_embed\.proj\.weight": (f"{target}.patch_embed.kernel", patch_kernel),
+        pattern + r"\.patch_embed\.proj\.bias": (f"{target}.patch_embed.bias", AS_IS),
+    }
+
+
+def _block(pattern: str, target: str, layer: str) -> dict:
+    parts = {"attn.qkv": "qkv", "attn.proj": "out", "mlp.fc1": "up", "mlp.fc2": "down"}
+    rules = {}
+    for theirs, ours in parts.items():
+        theirs = theirs.replace(".", r"\.")
+        rules |= _linear(rf"{pattern}\.{theirs}", f"{target}.{ours}", layer)
+    for norm in ("norm1", "norm2"):
+        rules |= _norm(rf"{pattern}\.{norm}", f"{target}.{norm}", layer)
+    return rules
+
+
+_MLP = {
+    r"text_embed\.proj": "text.proj",
+    r"motion_embed\.flow_proj\.0": "flow.fc1",
+    r"motion_embed\.flow_proj\.2": "flow.fc2",
+    r"motion_embed\.fps_proj\.0": "rate.fc1",
+    r"motion_embed\.fps_proj\.2": "rate.fc2",
+    r"video_pos_embed\.time_proj\.0": "time.fc1",
+    r"video_pos_embed\.time_proj\.2": "time.fc2",
+    r"video_encoder\.mixer\.proj": "video.mixer.proj",
+    r"image_decoder\.norm\.proj": "decoder.modulation",
+    r"image_decoder\.head": "decoder.head",
+}
+_COND = r"image_decoder\.time_cond_embed\.{}_proj\.(fc[12])"
+_DECODER = r"image_decoder\.blocks\.(\d+)"
+
+
+def transformer_rules(config: TransformerConfig) -> Rules:
+    """The table of a config: it says which blocks of the image encoder see known tokens only."""
+    rules = {
+        r"text_embed\.weight": ("text.table", AS_IS),
+        r"mask_embed\.bos_token": ("begin", AS_IS),
+        r"mask_embed\.mask_token": ("blank", AS_IS),
+        r"video_encoder\.mixer\.lora\.weight": ("video.mixer.lora.kernel", LINEAR),
+        **_patches("video_encoder", "video"),
+        **_patches("image_encoder", "image"),
+        **_patches("image_decoder", "decoder"),
+        **_norm(r"text_embed\.norm", "text.norm"),
+        **_norm(r"video_pos_embed\.norm", "time_norm"),
+        **_norm(r"video_encoder\.norm", "video.norm"),
+        **_norm(r"image_encoder\.norm", "image.norm"),
+        **_block(r"video_encoder\.blocks\.(\d+)", "video.blocks", r"[\1]"),
+        **_linear(_COND.format("timestep"), r"decoder.time.\1"),
+        **_linear(_COND.format("condition"), r"decoder.feature.\1"),
+        **_linear(_DECODER + r"\.norm1\.proj", "decoder.blocks.modulation", r"[\1]"),
+        **_linear(_DECODER + r"\.proj\.(fc[12])", r"decoder.blocks.mlp.\2", r"[\1]"),
+        **_norm(_DECODER + r"\.norm2", "decoder.blocks.norm", r"[\1]"),
+    }
+    for pattern, target in _MLP.items():
+        rules |= _linear(pattern, target)
+    half = config.image_layers // 2
+    for layer in range(config.image_layers):
+        target = "image.blocks" if layer < half else "image.full_blocks"
+        place = layer if layer < half else layer - half
+        rules |= _block(rf"image_encoder\.blocks\.{layer}", target, f"[{place}]")
+    return rules
+
+
+def _conv(pattern: str, target: str) -> dict:
+    return {
+        pattern + r"\.weight": (f"{target}.kernel", conv_kernel),
+        pattern + r"\.bias": (f"{target}.bias", AS_IS),
+    }
+
+
+_HALF = r"(encoder|decoder)"
+_MID = _HALF + r"\.mid_block"
+
+
+def _resnet(pattern: str, target: str, part: str) -> dict:
+    """Of a residual block; `part` refers to the group with the name of its layer."""
+    return {
+        **_norm(pattern + r"\.(norm[12])", f"{target}.{part}"),
+        **_conv(pattern + r"\.(conv[12])", f"{target}.{part}"),
+        **_conv(pattern + r"\.conv_shortcut", f"{target}.shortcut"),
+    }
+
+
+VAE_RULES: Rules = {
+    **_conv(r"(|post_)quant_conv", r"\1quant"),
+    **_conv(_HALF + r"\.(conv_in|conv_out)", r"\1.\2"),
+    **_norm(_HALF + r"\.conv_norm_out", r"\1.norm_out"),
+    **_resnet(_HALF + r"\.(down|up)_blocks\.(\d+)\.resnets\.(\d+)", r"\1.\2.\3.resnets.\4", r"\5"),
+    **_resnet(_MID + r"\.resnets\.([01])", r"\1.mid.resnets.\2", r"\3"),
+    **_conv(r"encoder\.down_blocks\.(\d+)\.downsamplers\.0\.conv", r"encoder.down.\1.conv"),
+    **_conv(r"decoder\.up_blocks\.(\d+)\.upsamplers\.0\.conv", r"decoder.up.\1.conv"),
+    **_norm(_MID + r"\.attentions\.0\.group_norm", r"\1.mid.norm"),
+    **_linear(_MID + r"\.attentions\.0\.to_([qkv])", r"\1.mid.\2"),
+    **_linear(_MID + r"\.attentions\.0\.to_out\.0", r"\1.mid.out"),
+}
+
+_LAYER = r"(?:model\.)?layers\.(\d+)"
+
+PHI_RULES: Rules = {
+    r"(?:model\.)?embed_tokens\.weight": ("token.embedding", AS_IS),
+    **_linear(_LAYER + r"\.self_attn\.([qkv])_proj", r"blocks.attention.\2", r"[\1]"),
+    **_linear(_LAYER + r"\.self_attn\.dense", "blocks.attention.out", r"[\1]"),
+    **_linear(_LAYER + r"\.mlp\.fc1", "blocks.up", r"[\1]"),
+    **_linear(_LAYER + r"\.mlp\.fc2", "blocks.down", r"[\1]"),
+    **_norm(_LAYER + r"\.input_layernorm", "blocks.norm", r"[\1]"),
+    **_norm(r"(?:model\.)?final_layernorm", "norm"),
+}
+
+PHI_IGNORED = {
+    r"lm_head\.(weight|bias)": "of the language model, which no text encoder runs",
+    r".*\.rotary_emb\.inv_freq": "recomputed",
+}
