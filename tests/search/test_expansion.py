@@ -38,7 +38,16 @@ def test_no_device_holds_more_than_a_micro_batch(parents, children, devices, mic
 
 
 def test_numbers_of_rows_come_from_a_short_list():
-    assert {shape(parents, 1).rows for parents in range(1, 65)} == {1, 2, 4, 8, 16, 32, 64}
+    listed = {1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64}
+    assert {shape(parents, 1).rows for parents in range(1, 65)} == listed
+    limits = range(1, 65)
+    assert {shape(64, 1, micro_batch=limit).rows for limit in limits} == listed
+
+
+def test_less_than_a_third_of_a_call_is_padding():
+    for parents in range(1, 200):
+        chosen = shape(parents, 1).rows
+        assert parents <= chosen < parents * 3 / 2
 
 
 def test_every_child_has_one_row_and_one_place():

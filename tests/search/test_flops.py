@@ -1,9 +1,15 @@
 """Operations counted over a jaxpr against hand counts."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import pytest
+from flax import nnx
 
+from tts_jax.checkpoints import abstract_params
+from tts_jax.generators.pyramid_flow.denoiser import Clip, make_layout, repeat
+from tts_jax.generators.pyramid_flow.transformer import Transformer, TransformerConfig
 from tts_jax.parallel import branch_mesh, over_branches
 from tts_jax.search.flops import count_flops
 
@@ -92,3 +98,44 @@ def test_all_devices_count():
 def test_abstract_shapes_are_enough():
     shapes = jax.ShapeDtypeStruct((10**5, 10**5), "bfloat16")
     assert count_flops(lambda x: x @ x, shapes) == 2 * 10**15
+
+
+@pytest.fixture
+def siblings():
+    """All blocks of a small denoiser for siblings of one parent, and arguments for 4 of them."""
+    config = TransformerConfig(
+        heads=2,
+        head_size=64,
+        double_blocks=2,
+        single_blocks=2,
+        latent_channels=4,
+        rope_axes=(16, 24, 24),
+        text_width=16,
+        pooled_width=16,
+    )
+    graph, params = abstract_params(lambda: Transformer(config, rngs=nnx.Rngs(0)))
+    text, history = jnp.ones((2, 8, 16)), jnp.ones((2, 2, 8, 8, 4))
+
+    def child(params, text, history, own):
+        model, own = nnx.merge(graph, params), jnp.stack([own] * 2)
+        clips = [Clip(history, jnp.arange(2), jnp.ones(2, bool))]
+        layout = make_layout(own.shape, jnp.array([2]), clips, jnp.ones((2, 8)), config)
+        temb = model.embed_condition(jnp.ones(2), jnp.ones((2, 16)))
+        streams = model.text_embed(text), *model.embed_latents(own, clips)
+        text, history, own = repeat(model.double_blocks, streams, temb, layout)
+        context = jnp.concatenate([text, history], axis=1)
+        return repeat(model.single_blocks, (context, own), temb, layout)
+
+    return child, (params, text, history), jnp.ones((4, 1, 8, 8, 4))
+
+
+def test_counts_are_those_of_an_unrolled_compiled_program(siblings, monkeypatch):
+    child, parent, own = siblings
+    family = jax.vmap(child, (None, None, None, 0), out_axes=(None, 0))
+    counted = count_flops(family, *parent, own), count_flops(child, *parent, own[0])
+    monkeypatch.setattr(jax.lax, "scan", partial(jax.lax.scan, unroll=True))
+    cases = (family, own, counted[0]), (child, own[0], counted[1])
+    for function, argument, flops in cases:
+        compiled = jax.jit(partial(function)).lower(*parent, argument).compile()
+        assert compiled.cost_analysis()["flops"] == pytest.approx(flops, rel=0.05)
+    assert counted[0] < 0.6 * 4 * counted[1]

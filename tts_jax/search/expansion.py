@@ -54,10 +54,24 @@ def layout(
         most = min(children, micro_batch or children, max(1, parents * children // devices))
         siblings = -(-children // -(-children // most))
     rows = parents * -(-children // siblings)
-    per_device = _power_of_two(-(-rows // devices))
-    while micro_batch and per_device > 1 and per_device * siblings > micro_batch:
-        per_device //= 2
+    per_device = _at_least(-(-rows // devices))
+    if micro_batch:
+        per_device = min(per_device, _at_most(max(1, micro_batch // siblings)))
     return Layout(devices * per_device, siblings)
+
+
+def _at_least(number: int) -> int:
+    """The next of 1, 2, 3, 4, 6, 8, 12, ...: less than a third of a call is padding."""
+    power = _power_of_two(number)
+    between = power * 3 // 4
+    return between if power > 2 and between >= number else power
+
+
+def _at_most(number: int) -> int:
+    """The last of the same numbers that is not larger."""
+    power = 1 << (number.bit_length() - 1)
+    between = power * 3 // 2
+    return between if power > 1 and between <= number else power
 
 
 def _power_of_two(least: int) -> int:
