@@ -37,6 +37,9 @@ def get_config() -> ConfigDict:
                 name="pyramid_flow",
                 checkpoint="embedded",  # the one inside the package, or a folder laid out like it
                 share_root_noise=False,
+                segment="unit",  # or stage, or step: searches then fork inside units too
+                steps_per_segment=2,  # of "step"
+                eta=0.0,  # noise of "step"s, in [0, 1]; without it only the first of a unit forks
             ),
             verifiers=(
                 # Low, since it sees first frames only, which the paths that a tree finishes share.

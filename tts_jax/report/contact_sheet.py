@@ -6,13 +6,15 @@ T frames  H W frame size.
 import dataclasses
 import functools
 import math
+import pathlib
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from tts_jax.media import enlarge, to_uint8, write_png
+from tts_jax.search import paths
+from tts_jax.search.paths import Move, Path
 
 INK = (28, 31, 38)
 SOFT = (116, 122, 134)
@@ -27,6 +29,8 @@ BAR = (92, 124, 196)
 
 _SCALE = 2  # drawn twice as large, so that it is sharp on dense screens
 _SHOWN = 9
+_STEPS = 12  # of a path's label
+_MOVES = {"neighbour": "n", "renoise": "r"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,7 +38,7 @@ class Row:
     """One path of the search.
 
     Attributes:
-      path: child indices, one per segment gone.
+      path: its steps, see `tts_jax.search.paths`.
       frames: what was decoded of it last, [T, H, W, 3] float in [0, 1]; T may differ by row, 0 for
         a path that was never decoded.
       scores: the last score of each verifier that judged it, and `panel` where there is one.
@@ -45,7 +49,7 @@ class Row:
       note: a remark shown beside the path, such as "no search".
     """
 
-    path: tuple[int, ...]
+    path: Path
     frames: np.ndarray
     scores: Mapping[str, float]
     standing: Mapping[str, float] = dataclasses.field(default_factory=dict)
@@ -75,12 +79,14 @@ def contact_sheet(
       An RGB picture.
     """
     total = max([total_frames or 1, *(len(row.frames) for row in rows)])
-    kept = sorted(rows, key=lambda row: (not row.winner, -len(row.path), row.path))[:max_rows]
+    kept = sorted(rows, key=lambda row: (not row.winner, -len(row.path), paths.order(row.path)))
+    kept = kept[:max_rows]
     left_out = len(rows) - len(kept)
-    return _Sheet(sorted(kept, key=lambda row: row.path), title, subtitle, total, left_out).draw()
+    kept = sorted(kept, key=lambda row: paths.order(row.path))
+    return _Sheet(kept, title, subtitle, total, left_out).draw()
 
 
-def write_contact_sheet(path: Path | str, rows: Sequence[Row], **options) -> None:
+def write_contact_sheet(path: pathlib.Path | str, rows: Sequence[Row], **options) -> None:
     """Draws the sheet into a png file; options as in `contact_sheet`.
 
     Raises:
@@ -95,12 +101,18 @@ def _font(size: float, bold: bool = False) -> ImageFont.FreeTypeFont:
 
     name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
     return ImageFont.truetype(
-        Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name, round(size * _SCALE)
+        pathlib.Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name, round(size * _SCALE)
     )
 
 
-def _label(path: Sequence[int]) -> str:
-    return "·".join(map(str, path)) or "root"
+def _label(path: Path) -> str:
+    steps = [
+        _MOVES[step.kind] + str(step.index) if isinstance(step, Move) else str(step)
+        for step in path
+    ]
+    if len(steps) > _STEPS:
+        steps[_STEPS // 2 : -_STEPS // 2] = ["…"]
+    return "·".join(steps) or "root"
 
 
 def _number(value: float) -> str:
@@ -141,7 +153,7 @@ class _Sheet:
         self.row_height = self.thumb_height + 12
 
         self.tree_x = self.margin + 8
-        self.tree_step = 18
+        self.tree_step = min(18, 216 / max(self.depth, 1))
         self.label_x = self.tree_x + self.depth * self.tree_step + 14
         names = [_label(row.path) for row in self.rows]
         notes = [row.note for row in self.rows]
