@@ -45,6 +45,41 @@ def rotate_pairs(x: Array, cos: Array, sin: Array) -> Array:
     return rotated.reshape(x.shape).astype(x.dtype)
 
 
+def rotate_halves(x: Array, cos: Array, sin: Array) -> Array:
+    """Rotary embedding on the pairs (x_k, x_{k + K/2}), as Llama's and Qwen's weights want it.
+
+    Args:
+      x: queries or keys, [B, L, N, K].
+      cos: cosines of the angles, float32 [L, K/2] or [B, L, K/2].
+      sin: their sines, of the same shape.
+
+    Returns:
+      [B, L, N, K] in the dtype of `x`; the rotation is done in float32.
+    """
+    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    cos, sin = cos[..., None, :], sin[..., None, :]
+    rotated = [first * cos - second * sin, second * cos + first * sin]
+    return jnp.concatenate(rotated, axis=-1).astype(x.dtype)
+
+
+def grid_angles(rows: int, columns: int, size: int, theta: float = 10000.0) -> np.ndarray:
+    """Rotary angles of the patches of an image (Qwen2-VL, arXiv 2409.12191).
+
+    Args:
+      rows, columns: of patches.
+      size: K, a multiple of 4; half of the turned pairs tell the row, half the column.
+      theta: base of the periods.
+
+    Returns:
+      Float32 [rows * columns, K/2], row after row.
+    """
+    rates = frequencies(size // 4, theta)
+    down, across = (np.arange(n)[:, None] * rates for n in (rows, columns))
+    shape = (rows, columns, size // 4)
+    angles = [np.broadcast_to(down[:, None], shape), np.broadcast_to(across[None], shape)]
+    return np.concatenate(angles, axis=-1).reshape(rows * columns, -1).astype(np.float32)
+
+
 def position_table(size: int, width: int, base: int) -> np.ndarray:
     """Sines and cosines of rows and columns (`PatchEmbed` of SD3, arXiv 2403.03206).
 
