@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from configs.embedded import verifier
+from configs.search import search
 
 
 def get_config() -> ConfigDict:
@@ -42,7 +43,7 @@ def get_config() -> ConfigDict:
             ),
             panel=dict(aggregation="zscore"),
             stage_prompts=dict(source="prompt", path="", model=""),
-            search=dict(preset="random_linear", branches=8),
+            search=search("random_linear", branches=8),
             budget=dict(nfe=0, flops=0.0, seconds=0.0),
             mesh=dict(branch=0),
             micro_batch=1,

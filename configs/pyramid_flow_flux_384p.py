@@ -12,6 +12,7 @@ python -m experiments.generate --config=configs/pyramid_flow_flux_384p.py \
 from ml_collections import ConfigDict
 
 from configs.embedded import verifier
+from configs.search import search
 
 
 def get_config() -> ConfigDict:
@@ -41,11 +42,7 @@ def get_config() -> ConfigDict:
             ),
             panel=dict(aggregation="zscore"),
             stage_prompts=dict(source="prompt", path="", model=""),
-            search=dict(
-                preset="video_t1",
-                cap=3,
-                branches=8,  # random_linear
-            ),
+            search=search("video_t1", cap=3),
             budget=dict(nfe=0, flops=0.0, seconds=0.0),
             mesh=dict(branch=0),
             micro_batch=1,
