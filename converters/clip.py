@@ -13,7 +13,7 @@ import numpy as np
 from converters.core import AS_IS, CONV2D, CONV3D, LINEAR, Rules
 
 
-def _blocks(source: str, target: str) -> Rules:
+def blocks(source: str, target: str) -> Rules:
     """Table of a tower's blocks; `source` is a pattern, `target` our prefix."""
     layer = source + r"encoder\.layers\.(\d+)"
     return {
@@ -43,7 +43,7 @@ def _text(source: str, target: str) -> Rules:
         r"text_projection\.weight": (f"{target}projection.kernel", LINEAR),
         source + r"embeddings\.token_embedding\.weight": (f"{target}token.embedding", AS_IS),
         source + r"embeddings\.position_embedding\.weight": (f"{target}position", AS_IS),
-        **_blocks(source, target),
+        **blocks(source, target),
         source + r"final_layer_norm\.weight": (f"{target}norm.scale", AS_IS),
         source + r"final_layer_norm\.bias": (f"{target}norm.bias", AS_IS),
     }
@@ -61,7 +61,7 @@ CLIP_RULES = {
     r"vision_model\.embeddings\.position_embedding\.weight": ("vision.position", AS_IS),
     r"vision_model\.embeddings\.class_embedding": ("vision.class_token", AS_IS),
     r"vision_model\.embeddings\.patch_embedding\.weight": ("vision.patch", CONV2D),
-    **_blocks(r"vision_model\.", "vision."),
+    **blocks(r"vision_model\.", "vision."),
     r"vision_model\.pre_layrnorm\.weight": ("vision.norm_in.scale", AS_IS),
     r"vision_model\.pre_layrnorm\.bias": ("vision.norm_in.bias", AS_IS),
     r"vision_model\.post_layernorm\.weight": ("vision.norm_out.scale", AS_IS),

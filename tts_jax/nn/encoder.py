@@ -13,6 +13,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
+from tts_jax.nn.embeddings import rotate_halves
+
 
 def quick_gelu(x: Array) -> Array:
     """The sigmoid approximation of GELU that the first CLIP models were trained with."""
@@ -24,7 +26,18 @@ def gelu(x: Array) -> Array:
     return jax.nn.gelu(x, approximate=False)
 
 
-ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"quick_gelu": quick_gelu, "gelu": gelu}
+def gelu_tanh(x: Array) -> Array:
+    """The approximation of GELU by the hyperbolic tangent."""
+    return jax.nn.gelu(x, approximate=True)
+
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "quick_gelu": quick_gelu,
+    "gelu": gelu,
+    "gelu_pytorch_tanh": gelu_tanh,
+}
+
+Rotation = tuple[Array, Array] | None  # cosines and sines of the angles, see `rotate_halves`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,9 +65,13 @@ class Attention(nnx.Module):
         self.q, self.k, self.v = linear(inner), linear(inner), linear(inner)
         self.out = linear(inner * (2 * config.layers) ** -0.5)
 
-    def __call__(self, x: Array, mask: Array | None, *, causal: bool) -> Array:
+    def __call__(
+        self, x: Array, mask: Array | None, *, causal: bool, rotation: Rotation = None
+    ) -> Array:
         split = (*x.shape[:-1], self.heads, -1)
         q, k, v = (project(x).reshape(split) for project in (self.q, self.k, self.v))
+        if rotation is not None:
+            q, k = (rotate_halves(t, *rotation) for t in (q, k))
         seen = None if mask is None else mask[:, None, None]
         x_seen = jax.nn.dot_product_attention(q, k, v, mask=seen, is_causal=causal)
         return self.out(x_seen.reshape(x.shape))
@@ -83,8 +100,15 @@ class Block(nnx.Module):
         self.norm2 = nnx.LayerNorm(config.width, epsilon=config.epsilon, rngs=rngs)
         self.mlp = FeedForward(config, rngs=rngs)
 
-    def __call__(self, x: Array, mask: Array | None = None, *, causal: bool = False) -> Array:
-        x = x + self.attention(self.norm1(x), mask, causal=causal)
+    def __call__(
+        self,
+        x: Array,
+        mask: Array | None = None,
+        *,
+        causal: bool = False,
+        rotation: Rotation = None,
+    ) -> Array:
+        x = x + self.attention(self.norm1(x), mask, causal=causal, rotation=rotation)
         return x + self.mlp(self.norm2(x))
 
 
@@ -94,7 +118,14 @@ def stack(config: EncoderConfig, *, rngs: nnx.Rngs) -> Block:
     return jax.vmap(lambda key: Block(config, rngs=nnx.Rngs(key)))(keys)
 
 
-def run(blocks: Block, x: Array, mask: Array | None = None, *, causal: bool = False) -> Array:
+def run(
+    blocks: Block,
+    x: Array,
+    mask: Array | None = None,
+    *,
+    causal: bool = False,
+    rotation: Rotation = None,
+) -> Array:
     """Applies stacked blocks one after the other.
 
     Args:
@@ -102,11 +133,16 @@ def run(blocks: Block, x: Array, mask: Array | None = None, *, causal: bool = Fa
       x: tokens, [B, L, D].
       mask: tokens that others may see, [B, L] bool; all if None.
       causal: whether a token sees only itself and those before it.
+      rotation: of queries and keys by their positions; none where positions are learned.
 
     Returns:
       Tokens, [B, L, D].
     """
-    return jax.lax.scan(lambda h, block: (block(h, mask, causal=causal), None), x, blocks)[0]
+
+    def step(h, block):
+        return block(h, mask, causal=causal, rotation=rotation), None
+
+    return jax.lax.scan(step, x, blocks)[0]
 
 
 def normalise(x: Array) -> Array:
