@@ -260,7 +260,7 @@ class Search:
         options = dict(seed=seed, prompt_index=prompt_index)
         run = _Run(self, prompt, preset, budget, **options)
         run.begin(())
-        return plan(preset, self.outline, scores, budget=budget, price=run.price, **options)
+        return plan(preset, self.outline, scores, budget=budget, price=run.price_of, **options)
 
     def run(
         self,
@@ -343,7 +343,8 @@ class Search:
         forest = Forest(self, prompt, seed, prompt_index, room)
         for step in growths({tuple(path): ()}):
             forest.grow("full", step, (1, 1))
-        seen = forest.look("full", [tuple(path)], "committed", 1)
+        rows = self.layout(1, 1, share=False).rows
+        seen = forest.look("full", [tuple(path)], "committed", rows)
         latents, frames = np.asarray(seen.latents)[0], np.asarray(seen.frames)[0]
         return Video(path=tuple(path), latents=latents, frames=frames)
 
@@ -378,7 +379,11 @@ class _Run:
         self.models, self.outline = models, models.outline
         limit = {"budget": Budget(nfe=budget.nfe)} if budget and budget.nfe else {}
         self._most = bounds(preset, self.outline, **limit, **options)
-        links = max(r.links for r in self._most)
+        # Rounds that the budget will not allow are priced, too.
+        free = bounds(preset, self.outline, **options) if limit else self._most
+        links = max(r.links for r in free)
+        if links > ROOMS[-1]:
+            links = max(r.links for r in self._most)
         room = next((room for room in ROOMS if room >= links), None)
         if room is None:
             raise SearchConfigError(
@@ -420,24 +425,28 @@ class _Run:
         return total(self.ledger)
 
     def price(self, request: Round) -> Cost:
+        return self.price_of(request, self._done)
+
+    def price_of(self, request: Round, number: int) -> Cost:
+        """What a round takes if it is the one of that index."""
         forest, made = self._priced, children(request)
         forest.ledger = Ledger()
         forest.assume(request.fidelity, [parent.path for parent in request.parents])
-        self._grow(forest, request, self._bound(request))
+        bound = self._bound(request, number)
+        self._grow(forest, request, bound)
         if request.judges:
-            width = self._bound(request)[1]
             panel = self.models.judges[self._judges(request)]
             asked, last = self._asked(panel, request), request.judges == "image"
 
             def score(_, seen):
                 forest.score(asked, seen, self._queries[0], last)
 
-            self._look(forest, request, list(made), width, score)
+            self._look(forest, request, list(made), bound[1], score)
         return total(forest.ledger)
 
     def execute(self, request: Round, nodes: Sequence[Node]) -> None:
         self._check(request)
-        bound = self._bound(request)
+        bound = self._bound(request, self._done)
         self._grow(self.forest, request, bound)
         if request.judges:
             self._judge(request, nodes, bound[1])
@@ -451,11 +460,11 @@ class _Run:
         scores = np.array([[node.scores[name] for name in panel.names] for node in nodes])
         return self.forest.value(panel, scores, len(nodes), None)
 
-    def _bound(self, request: Round) -> tuple[int, int]:
+    def _bound(self, request: Round, number: int) -> tuple[int, int]:
         """The most parents and branches that this round can have."""
         here = len(request.parents), len(children(request))
-        if self._done < len(self._most):
-            planned = self._most[self._done]
+        if number < len(self._most):
+            planned = self._most[number]
             return max(here[0], planned.parents), max(here[1], planned.width)
         return here
 

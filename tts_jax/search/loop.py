@@ -147,7 +147,9 @@ def drive(
     if not record.candidates(outline.num_segments):
         if not record.cut:
             raise SearchConfigError("the search ends without a judged whole video")
-        loop.round(_whole_video([loop.best_branch()], outline, "budget"), reserve=False)
+        for branch in loop.branches():
+            if loop.round(_whole_video([branch], outline, "budget"), reserve=False):
+                break
     for node in record.incumbents[-1:]:
         node.kept = True
     return record
@@ -227,10 +229,13 @@ class _Loop:
             )
         return part
 
-    def best_branch(self) -> Node:
-        """What to finish when the budget is at its end."""
+    def branches(self) -> list[Node]:
+        """What may be finished at the end of the budget, from best to worst.
+
+        The best may be one to which the search went back, too far from the end.
+        """
         full = [node for node in self.live + self.held if node.fidelity == "full"]
-        return ranked(full)[0] if full else ROOT
+        return [*ranked(full), ROOT]
 
     def _affordable(self, request: Round, reserve: bool) -> Round | None:
         if not self.budget:
@@ -250,10 +255,12 @@ class _Loop:
         if part is not request:
             self.record.cut = True
         if part is None and not self.record.requests:
-            cost = self.executor.price(_whole_video([ROOT], self.executor.outline, ""))
-            raise SearchConfigError(
-                f"the budget is too small for one video: {self.budget.describe(cost)}"
-            )
+            cost = replace(spent)
+            cost += self.executor.price(_whole_video([ROOT], self.executor.outline, ""))
+            if not self.budget.allows(cost):
+                raise SearchConfigError(
+                    f"the budget is too small for one video: {self.budget.describe(cost)}"
+                )
         return part
 
     def _finishes(self, part: Round) -> bool:

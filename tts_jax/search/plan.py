@@ -91,7 +91,7 @@ def plan(
     seed: int = 0,
     prompt_index: int = 0,
     budget: Budget | None = None,
-    price: Callable[[Round], Cost] | None = None,
+    price: Callable[[Round, int], Cost] | None = None,
 ) -> Plan:
     """Runs a search on invented scores.
 
@@ -103,7 +103,7 @@ def plan(
         are made of moves.
       seed, prompt_index: of the preset's own random choices.
       budget: limits.
-      price: what a round takes; by default its denoiser calls alone.
+      price: what a round takes, of its index; by default its denoiser calls alone.
 
     Raises:
       SearchConfigError: rounds that make no search, or a budget that no video fits.
@@ -145,7 +145,7 @@ class _Pencil:
 
     outline: Outline
     scores: Scores
-    asked: Callable[[Round], Cost] | None
+    asked: Callable[[Round, int], Cost] | None
     rounds: list[RoundPlan] = field(default_factory=list)
     total: Cost = field(default_factory=Cost)
     judged: int = 0
@@ -155,7 +155,7 @@ class _Pencil:
 
     def price(self, request: Round) -> Cost:
         if self.asked is not None:
-            return self.asked(request)
+            return self.asked(request, len(self.rounds))
         return denoiser_calls(request, self.outline)
 
     def execute(self, request: Round, nodes: Sequence[Node]) -> None:

@@ -55,6 +55,8 @@ class Programs:
         name = key, _shapes(args)
         if name not in self._built:
             start = time.perf_counter()
+            # What a price was traced with does not say where arrays lie.
+            self._traced.pop(name, None)
             traced, _ = self._trace(name, build, args, donate, out)
             self._built[name] = traced.lower().compile()
             cost.compilations += 1
