@@ -110,3 +110,19 @@ def test_frames_are_spread_over_the_video(total, most):
     assert len(chosen) == min(total, most)
     assert chosen[0] == 0
     assert chosen[-1] < total
+
+
+def test_sizes_that_the_published_file_leaves_out_are_those_of_idefics2():
+    fields = {
+        "vision_config": {
+            "hidden_size": 1152,
+            "image_size": 980,
+            "intermediate_size": 4304,
+            "num_attention_heads": 16,
+            "num_hidden_layers": 27,
+            "patch_size": 14,
+        },
+        "perceiver_config": {"model_type": "idefics2"},
+        "text_config": {"model_type": "mistral", "vocab_size": 32003},
+    }
+    assert VideoScoreConfig.from_reference(fields) == VideoScoreConfig.videoscore()

@@ -144,12 +144,18 @@ class DecoderConfig:
         )
 
     @classmethod
-    def from_reference(cls, config: Mapping, family: str | None = None) -> "DecoderConfig":
+    def from_reference(
+        cls,
+        config: Mapping,
+        family: str | None = None,
+        default: "DecoderConfig | None" = None,
+    ) -> "DecoderConfig":
         """The sizes in a published `config.json`, already parsed.
 
         Args:
           config: its fields, with those of rotary positions as old and new files have them.
           family: one of `FAMILIES`; by default the file's `model_type`.
+          default: has the sizes that the file may leave out; None if it may not.
 
         Raises:
           ValueError: another family, or settings that no supported model has.
@@ -162,20 +168,24 @@ class DecoderConfig:
                 raise ValueError(f"{name} is {config[name]!r}; the port supports {only!r} only")
         rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
         scaling, sections = _read_rope(rope)
-        window = config.get("sliding_window")
+
+        def size(name: str, ours: str):
+            return config[name] if default is None else config.get(name, getattr(default, ours))
+
+        window = config.get("sliding_window", default and default.window)
         if family == "llama" or (family == "qwen2" and not config.get("use_sliding_window", False)):
             window = None
-        heads = config["num_attention_heads"]
+        heads, width = size("num_attention_heads", "heads"), size("hidden_size", "width")
         return cls(
-            vocabulary=config["vocab_size"],
-            width=config["hidden_size"],
+            vocabulary=size("vocab_size", "vocabulary"),
+            width=width,
             heads=heads,
-            kv_heads=config.get("num_key_value_heads") or heads,
-            head_size=config.get("head_dim") or config["hidden_size"] // heads,
-            layers=config["num_hidden_layers"],
-            mlp=config["intermediate_size"],
+            kv_heads=config.get("num_key_value_heads", default and default.kv_heads) or heads,
+            head_size=config.get("head_dim") or width // heads,
+            layers=size("num_hidden_layers", "layers"),
+            mlp=size("intermediate_size", "mlp"),
             theta=float(rope.get("rope_theta") or config.get("rope_theta") or 10000.0),
-            epsilon=config.get("rms_norm_eps", 1e-6),
+            epsilon=config.get("rms_norm_eps", default.epsilon if default else 1e-6),
             bias=family == "qwen2",
             head="tied" if config.get("tie_word_embeddings", False) else "own",
             window=window,

@@ -95,6 +95,8 @@ class VideoScoreConfig:
     def from_reference(cls, config: Mapping) -> "VideoScoreConfig":
         """The sizes in a published `config.json`, already parsed.
 
+        Sizes that it leaves out are those of Idefics2-8B and its Mistral.
+
         Raises:
           ValueError: settings that the judge does not have.
         """
@@ -103,18 +105,19 @@ class VideoScoreConfig:
         )
         if perceiver.get("hidden_act", "silu") != "silu":
             raise ValueError(f"perceiver_config.hidden_act is {perceiver['hidden_act']!r}")
-        decoder = DecoderConfig.from_reference(text, "mistral")
+        usual = cls.videoscore().perceiver
+        decoder = DecoderConfig.from_reference(text, "mistral", DecoderConfig.mistral_7b())
         labels = config.get("id2label")
         return cls(
             vision=SiglipConfig.from_reference(
                 vision, side=vision["image_size"] // vision["patch_size"]
             ),
             perceiver=PerceiverConfig(
-                latents=perceiver["resampler_n_latents"],
-                layers=perceiver["resampler_depth"],
-                heads=perceiver["resampler_n_heads"],
-                kv_heads=perceiver["num_key_value_heads"],
-                head_size=perceiver["resampler_head_dim"],
+                latents=perceiver.get("resampler_n_latents", usual.latents),
+                layers=perceiver.get("resampler_depth", usual.layers),
+                heads=perceiver.get("resampler_n_heads", usual.heads),
+                kv_heads=perceiver.get("num_key_value_heads", usual.kv_heads),
+                head_size=perceiver.get("resampler_head_dim", usual.head_size),
             ),
             decoder=dataclasses.replace(decoder, head="none"),
             outputs=config.get("num_labels") or (len(labels) if labels else 5),

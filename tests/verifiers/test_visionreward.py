@@ -1,0 +1,243 @@
+"""VisionReward (CogVLM2-Video) and the image model against the reference outputs."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from converters.visionreward import IGNORED, RULES, prepare
+from tts_jax.language.decoder import Decoder, DecoderConfig
+from tts_jax.verifiers.judging import ROW, ask, begin, log_odds, says, weave
+from tts_jax.verifiers.visionreward import (
+    Checklist,
+    VisionReward,
+    VisionRewardConfig,
+    VisionRewardVerifier,
+    cogvlm_input,
+    compressed_positions,
+    expert_rows,
+    final_score,
+    stage_sum,
+)
+
+# VisionReward's published weights (github.com/THUDM/VisionReward), in the order of its questions.
+WEIGHTS = (
+    0.9543901856422174,
+    0.25239747290239256,
+    1.141818673357406,
+    0.03495652038170829,
+    0.025237463294006605,
+    0.12600844108184325,
+    0.03221505988621183,
+    0.16286819641189937,
+    0.21673935360893115,
+    0.01970324496671629,
+    0.13604019362894557,
+    0.09647134683834487,
+    0.15490927135496332,
+    0.1294164598219855,
+    0.09891696198970226,
+    0.18839328668539077,
+    0.1844335421380767,
+    0.2635526157239052,
+    0.11168980468489233,
+    0.05173789659242723,
+    0.02562797122879315,
+    0.4389890596048526,
+    0.26857694964769424,
+    0.42925171836383774,
+    0.00846154228462919,
+    0.12757277121689847,
+    0.05798205026065391,
+    0.1446334304609205,
+    0.39418111694677266,
+)
+
+
+@pytest.fixture(scope="module")
+def judge(open_judge):
+    read = VisionRewardConfig.from_reference
+    return open_judge("cogvlm2_video", VisionReward, read, RULES, IGNORED, prepare)
+
+
+@pytest.fixture(scope="module")
+def seen(judge):
+    def parts(model, pixels):
+        tower = model.vision
+        states = tower.encode(pixels)
+        return tower.embed(pixels), states, tower.pool(states), tower(pixels)
+
+    return judge.run(parts, np.moveaxis(judge.io["pixel_values"], 1, -1))
+
+
+def test_pixels_match(judge):
+    frames = jnp.asarray(judge.io["video_uint8"].astype(np.float32) / 255)
+    found = np.moveaxis(np.asarray(cogvlm_input(frames, judge.config.vision.size)), -1, 1)
+    np.testing.assert_allclose(found, judge.io["pixel_values"], atol=1e-4)
+
+
+def test_tower_and_adapter_match(judge, seen, close):
+    names = ("patch_embed", "transformer", "conv", "out")
+    for name, found in zip(names, seen, strict=True):
+        close(found, judge.io[f"vision.{name}"])
+
+
+@pytest.mark.parametrize("layout", ["chat", "base"])
+def test_positions_are_compressed_as_published(judge, layout):
+    visual = judge.io[f"{layout}.token_type_ids"][0] == 1
+    wanted = judge.io[f"{layout}.position_ids"][0]
+    np.testing.assert_array_equal(compressed_positions(visual), wanted)
+
+
+@pytest.mark.parametrize("layout", ["chat", "base"])
+def test_states_and_answers_match(judge, seen, close, layout):
+    io = judge.io
+    visual = io[f"{layout}.token_type_ids"][0] == 1
+    ids = np.where(visual, ROW, io[f"{layout}.input_ids"][0])
+    positions = io[f"{layout}.position_ids"]
+    stop = int(np.flatnonzero(visual)[-1]) + 1 if layout == "base" else len(ids) - 20
+    more = io[f"{layout}.decode.token_ids"].astype(np.int32)
+
+    def judged(model, rows, question, more):
+        decoder = model.decoder
+        x = weave(decoder, ids, rows)
+        cache = decoder.cache(1, len(ids) + len(more))
+        hidden, cache = decoder(x, positions, cache=cache)
+        steps = []
+        for index in range(len(more)):
+            at = jnp.asarray(io[f"{layout}.decode.position_ids"][index], jnp.int32)[None, None]
+            out, cache = decoder(decoder.embed(more[index])[None, None], at, cache=cache)
+            steps.append(decoder.logits(out[0, 0]))
+        prefix = begin(decoder, ids[:stop], rows, positions=positions[0, :stop])
+        answer = decoder.logits(ask(decoder, prefix, question, question >= 0))[0, 0]
+        return x, hidden, decoder.logits(hidden[:, -1]), jnp.stack(steps), answer
+
+    rows = seen[-1].reshape(1, -1, seen[-1].shape[-1])
+    question = ids[None, stop:].astype(np.int32)
+    x, hidden, logits, steps, answer = judge.run(judged, rows, question, more)
+    close(x, io[f"{layout}.inputs_embeds"])
+    close(hidden, io[f"{layout}.final_hidden"])
+    close(logits, io[f"{layout}.logits"][:, -1], atol=2e-4)
+    close(steps, io[f"{layout}.decode.logits"], atol=2e-4)
+    close(answer, io[f"{layout}.logits"][0, -1], atol=2e-4)
+    yes, no = judge.fields["yes_token_id"], judge.fields["no_token_id"]
+    p_yes, p_no = io[f"{layout}.p_yes_no"]
+    np.testing.assert_allclose(log_odds(answer, yes, no), np.log(p_yes / p_no), atol=4e-4)
+    close(jax.nn.softmax(jnp.asarray(answer))[jnp.array([yes, no])], [p_yes, p_no], atol=1e-6)
+
+
+@pytest.mark.parametrize("coarse", [False, True])
+def test_rotary_angles_match(judge, coarse):
+    kind = "bf16" if coarse else "f32"
+    size = 2 * judge.io["rope.inv_freq_f32"].shape[0]
+    config = DecoderConfig(
+        vocabulary=2,
+        width=2,
+        heads=1,
+        kv_heads=1,
+        head_size=size,
+        layers=1,
+        mlp=2,
+        theta=float(judge.fields["rope_base"]),
+        coarse_rope=coarse,
+    )
+    model = Decoder(config, rngs=nnx.Rngs(0))
+    wanted = judge.io[f"rope.cos_{kind}"]
+    cos, _ = model.rotation(jnp.arange(len(wanted))[None])
+    # 300 turns of float32 angles differ by some 1e-5 between implementations
+    np.testing.assert_allclose(cos[0], wanted[:, : size // 2], atol=1e-2 if coarse else 5e-5)
+
+
+def test_every_published_tensor_is_taken_once(check_manifest):
+    config = VisionRewardConfig.visionreward_video()
+    taken = check_manifest("visionreward_video", VisionReward, config, RULES, IGNORED, prepare)
+    fused = 63 * 2 + 32
+    assert taken == 1029 - 32 + 2 * fused
+
+
+def test_visual_rows_pass_their_expert(open_judge, close):
+    def read(fields):
+        return VisionRewardConfig.from_reference(fields, expert=True)
+
+    judge = open_judge("cogvlm2_visual_expert", VisionReward, read, RULES, IGNORED, prepare)
+    io = judge.io
+    visual = io["token_type_ids"][0] == 1
+    np.testing.assert_array_equal(expert_rows(visual), io["vision_expert_mask"][0])
+    ids = np.where(visual, ROW, io["input_ids"][0])
+
+    def judged(model, pixels):
+        rows = model.vision(pixels)
+        x = weave(model.decoder, ids, rows)
+        places = jnp.asarray(compressed_positions(visual))[None]
+        hidden, _ = model.decoder(x, places, visual=jnp.asarray(expert_rows(visual))[None])
+        return rows, hidden, model.decoder.logits(hidden)
+
+    rows, hidden, logits = judge.run(judged, np.moveaxis(io["pixel_values"], 1, -1))
+    close(rows, io["vision.out"])
+    close(hidden, io["final_hidden"])
+    close(logits, io["logits"], atol=2e-4)
+
+
+CHECKLIST = Checklist(("is it [[prompt]]?", "is it calm?\n", "is it [[prompt]] or no?"), (1, 2, -1))
+
+
+@pytest.mark.parametrize("layout", ["chat", "base"])
+def test_a_checklist_is_the_weighted_mean_of_its_questions_one_by_one(judge, reader, layout):
+    config = dataclasses.replace(judge.config, layout=layout, frames=2)
+    size = config.vision.size
+    frames = jax.random.uniform(jax.random.key(0), (2, 3, size, size + 6, 3))
+    together = VisionRewardVerifier(config, reader, CHECKLIST, rate=1.0)
+    query = together.prepare(judge.params, ["a cat"])
+    assert query.tokens.shape[:2] == (1, 3)
+    query = jax.tree.map(lambda leaf: leaf[0], query)
+    answers = jax.jit(together.answers)(judge.params, frames, query)
+    one = jax.jit(together.answers)
+    for index in range(3):
+        alone = one(
+            judge.params, frames, jax.tree.map(lambda leaf, i=index: leaf[i : i + 1], query)
+        )
+        np.testing.assert_allclose(alone[:, 0], answers[:, index], atol=1e-4)
+    score = together.score(judge.params, frames, query)
+    np.testing.assert_allclose(score, (answers * jnp.array([1, 2, -1])).mean(1), atol=1e-4)
+
+
+def test_published_answers_are_plus_and_minus_one():
+    logits = jnp.array([[0.0, 2.0, 1.0], [3.0, 2.0, 1.0]])
+    np.testing.assert_array_equal(says(logits, 1), [1.0, -1.0])
+
+
+def test_published_scores_are_reproduced_from_answers(golden):
+    folder = golden("visionreward_scoring")
+    cases = json.loads((folder / "cases.json").read_text())
+    top = json.loads((folder / "config.json").read_text())["range"][1]
+    weights = WEIGHTS
+    assert final_score(["yes"] * len(weights), weights) == pytest.approx(top, abs=1e-14)
+    for case in cases["final"]:
+        assert final_score(case["answers"], weights) == pytest.approx(case["score"], abs=1e-14)
+    for case in cases["pairs"]:
+        first, second = (final_score(case[f"answers_{i}"], weights) for i in (1, 2))
+        assert (first > second) == case["first_is_better"]
+    for case in cases["judging"]:
+        assert [stage_sum(answers) for answers in case["answers"]] == case["sums"]
+
+
+def test_checklists_are_read_from_either_form(tmp_path):
+    path = tmp_path / "list.json"
+    path.write_text(json.dumps({"items": [{"question": "a?", "weight": 2}, {"question": "b?"}]}))
+    assert Checklist.load(path) == Checklist(("a?", "b?"), (2.0, 1.0))
+    assert Checklist.load(path).chosen([1, 0]).questions == ("b?", "a?")
+    lines, weights = tmp_path / "qa.txt", tmp_path / "weight.json"
+    lines.write_text("a?\nb?", newline="")
+    weights.write_text("[0.5, 1]")
+    assert Checklist.published(lines, weights) == Checklist(("a?\n", "b?"), (0.5, 1.0))
+    weights.write_text("[1]")
+    with pytest.raises(ValueError, match="1 weights for 2"):
+        Checklist.published(lines, weights)
+    for wrong in ("[]", "{}", '{"items": []}', '{"items": [{"question": " "}]}', "nonsense"):
+        path.write_text(wrong)
+        with pytest.raises(ValueError, match="no checklist"):
+            Checklist.load(path)
