@@ -11,11 +11,14 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
 from tts_jax.generators.cogvideox import vae as cogvideox
+from tts_jax.generators.nova import vae as nova_vae
+from tts_jax.generators.nova.transformer import patchify
 from tts_jax.generators.pyramid_flow.denoiser import Clip
 from tts_jax.generators.pyramid_flow.vae import (
     CausalVideoVAE,
@@ -202,6 +205,67 @@ def t5_outputs(run: Run, tensors: Tensors) -> Iterator[Output]:
         yield _within(f"{call}.out", found[mask], wanted[mask])
 
 
+def nova_outputs(run: Run, tensors: Tensors) -> Iterator[Output]:
+    """Calls of NOVA's networks: prompt tokens, video encoder, image encoder, patch decoder."""
+    prompt = run(
+        lambda model, *xs: model.embed_prompt(*xs),
+        *(tensors[name] for name in ("text/padded", "motion/flow", "motion/fps")),
+    )
+    yield Output("cond/c", prompt, tensors["cond/c"], atol=5e-5)
+    video = run(
+        lambda model, *xs: model.video.whole(*xs), tensors["cond/c"], tensors["video/tokens"]
+    )
+    yield Output("video/causal_out", video, tensors["video/causal_out"], atol=5e-5)
+    order = tensors["image/order"][..., 0].astype(np.int32)
+    canvas = channels_last(tensors["image/x"])
+
+    def features(model, condition, canvas, order, known):
+        tokens = patchify(canvas, model.config.patch)
+
+        def one(condition, tokens, order):
+            valid = jnp.arange(len(order)) < known
+            blank = model.blank[...][0]
+            return model.image(condition[None], blank, tokens[order], order, valid)[0]
+
+        return jax.vmap(one)(condition, tokens, order)
+
+    for name, wanted in tensors.items():
+        if call := re.fullmatch(r"image/out_n(\d+)", name):
+            found = run(features, tensors["image/c"], canvas, order, int(call[1]))
+            yield Output(name, found, wanted, atol=5e-5)
+
+    def decode(model, canvas, times, features):
+        times = model.decoder.embed_times(times)[:, None]
+        condition = times + model.decoder.embed_features(features)
+        return model.decoder(patchify(canvas, model.config.patch), condition)
+
+    canvas = channels_last(tensors["decoder/x"])
+    decoded = run(decode, canvas, tensors["decoder/timestep"], tensors["decoder/z"])
+    yield Output("decoder/out_all", decoded, tensors["decoder/out_all"], atol=2e-4)
+
+
+def nova_vae_outputs(run: Run, tensors: Tensors) -> Iterator[Output]:
+    """Calls of NOVA's autoencoder; images are recorded without a frame axis."""
+
+    def clip(x):
+        return channels_last(x if x.ndim == 5 else x[:, :, None])
+
+    for call, wanted in _calls(tensors, "/moments"):
+        found = run(nova_vae.CausalVideoVAE.encode, clip(tensors[f"{call}/x"]))
+        yield Output(f"{call}/moments", found, clip(wanted), atol=1e-4, rtol=1e-4)
+    for call, wanted in _calls(tensors, "/out"):
+        latents = tensors.get(f"{call}/z", tensors["decode_image/z"])
+        found = run(nova_vae.CausalVideoVAE.decode, clip(latents))
+        yield Output(f"{call}/out", found, clip(wanted), atol=1e-4, rtol=1e-4)
+
+
+def phi_outputs(run: Run, tensors: Tensors) -> Iterator[Output]:
+    """Calls of Phi-2 as a text encoder."""
+    for call, wanted in _calls(tensors, ".out"):
+        tokens = tensors[f"{call}.in.input_ids"].astype(np.int32)
+        yield _within(f"{call}.out", run(lambda model, *xs: model(*xs), tokens), wanted)
+
+
 def clip_text_outputs(run: Run, tensors: Tensors) -> Iterator[Output]:
     """Calls of a CLIP text tower: states of all tokens; the pooled one, projected if it can be."""
 
@@ -253,6 +317,9 @@ CASES = {
     "cogvideox_2b_transformer": Case("cogvideox_2b_transformer", cogvideox_outputs),
     "cogvideox_5b_transformer": Case("cogvideox_5b_transformer", cogvideox_outputs),
     "cogvideox_vae": Case("cogvideox_vae", cogvideox_vae_outputs),
+    "nova_transformer": Case("nova_d48w1024_osp480", nova_outputs),
+    "nova_vae": Case("nova_vae", nova_vae_outputs),
+    "nova_text_encoder_phi2": Case("nova_text_encoder_phi2", phi_outputs),
     "t5_v1_1_xxl_encoder": Case("t5_v1_1_xxl_encoder", t5_outputs),
     "umt5_xxl_encoder": Case("umt5_xxl_encoder", t5_outputs),
     "clip_l_text": Case("clip_l_text", clip_text_outputs),

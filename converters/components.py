@@ -47,6 +47,8 @@ class Component:
       fixed: fields of `config.json` that may have one value only; nested ones with dots.
       inert: fields that change nothing, beside `INERT`.
       prepare: rearranges the published tensors before the table sees them.
+      settle: the parsed `config.json` with what only the tensors tell; a ValueError says how they
+        contradict it.
     """
 
     build: Callable[..., nnx.Module]
@@ -57,6 +59,7 @@ class Component:
     fixed: Mapping[str, Any] = field(default_factory=dict)
     inert: frozenset[str] = frozenset()
     prepare: Callable[[Mapping], dict] = dict
+    settle: Callable[[Mapping, Mapping], dict] | None = None
 
     def abstract(self, config) -> tuple[nnx.GraphDef, dict]:
         """Graph and abstract parameters of a config."""
@@ -97,15 +100,20 @@ def open_component(component: Component, config: Path, weights: Path | None) -> 
       weights: a file or folder of weights, see `converters.sources.scan`; None to leave them out.
     """
     fields, ours, graph, like, faults = {}, None, None, None, []
+    tensors, missing, steps = {}, [], []
+    if weights is not None:
+        tensors, missing = scan(weights)
     try:
         fields = {} if component.read is None else read_json(config)
+        if component.settle is not None and tensors:
+            fields = component.settle(fields, tensors)
         ours, graph, like, wrong = interpret(component, fields)
         faults = [f"{config}: {fault}" for fault in wrong]
     except ConversionError as error:
         faults = [str(error)]
-    tensors, steps = {}, []
+    except ValueError as error:
+        faults = [f"{config}: {error}"]
     if weights is not None:
-        tensors, missing = scan(weights)
         faults += missing
         if tensors:
             try:

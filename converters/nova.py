@@ -1,5 +1,7 @@
 """Tables of baaivision's nova-d48w1024-osp480: networks, video autoencoder, text encoder."""
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from converters.core import AS_IS, LINEAR, Rules
@@ -95,6 +97,20 @@ def transformer_rules(config: TransformerConfig) -> Rules:
         place = layer if layer < half else layer - half
         rules |= _block(rf"image_encoder\.blocks\.{layer}", target, f"[{place}]")
     return rules
+
+
+def settle_mixer(fields: Mapping, tensors: Mapping) -> dict:
+    """A transformer's `config.json` with the rank of the mixer that its weights have, if any.
+
+    Raises:
+      ValueError: the file names another rank.
+    """
+    name = "video_encoder.mixer.lora.weight"
+    rank = int(tensors[name].shape[0]) if name in tensors else 0
+    named = fields.get("video_mixer_rank")
+    if named is not None and (named or 0) != rank:
+        raise ValueError(f"video_mixer_rank is {named!r}, the weights have {rank}")
+    return dict(fields) | {"video_mixer_rank": rank}
 
 
 def _conv(pattern: str, target: str) -> dict:

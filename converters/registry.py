@@ -5,18 +5,23 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from converters import clip, cogvideox, pyramid_flow, t5
+from converters import clip, cogvideox, nova, pyramid_flow, t5
 from converters.components import Component
 from converters.core import Rules
 from tts_jax.generators.cogvideox import transformer as cogvideox_transformer
 from tts_jax.generators.cogvideox import vae as cogvideox_vae
 from tts_jax.generators.cogvideox.generator import CogVideoXConfig
 from tts_jax.generators.cogvideox.generator import SamplerConfig as CogVideoXSampler
+from tts_jax.generators.nova import transformer as nova_transformer
+from tts_jax.generators.nova import vae as nova_vae
+from tts_jax.generators.nova.generator import NovaConfig
+from tts_jax.generators.nova.sampler import SamplerConfig as NovaSampler
 from tts_jax.generators.pyramid_flow.mmdit import MMDiT, MMDiTConfig
 from tts_jax.generators.pyramid_flow.sampler import SamplerConfig
 from tts_jax.generators.pyramid_flow.transformer import Transformer, TransformerConfig
 from tts_jax.generators.pyramid_flow.vae import CausalVideoVAE, LatentFactors, VAEConfig
 from tts_jax.language.clip_text import TextConfig, TextTower
+from tts_jax.language.phi import PhiConfig, PhiEncoder
 from tts_jax.language.t5 import T5Config, T5Encoder
 from tts_jax.verifiers.clip import CLIP, CLIPConfig
 from tts_jax.verifiers.viclip import ViCLIPConfig
@@ -202,6 +207,42 @@ COMPONENTS = {
         rules=cogvideox.VAE_RULES,
         inert=frozenset({"force_upcast", "sample_size"}),
     ),
+    "nova_d48w1024_osp480": Component(
+        build=nova_transformer.Transformer,
+        published=nova_transformer.TransformerConfig.d48w1024_osp480,
+        read=nova_transformer.TransformerConfig.from_reference,
+        rules=nova.transformer_rules,
+        settle=nova.settle_mixer,
+        fixed={"derived.layer_norm_eps": 1e-5, "derived.adaln_eps": 1e-6},
+        inert=frozenset(
+            {"latent_size", "image_patch_size", "video_patch_size", "num_image_tokens"}
+            | {"num_video_tokens_per_frame", "image_encoder_first_half_blocks", "arch"}
+            | {"sample_scheduler", "loss_repeat", "label_dim", "num_train_timesteps"}
+        ),
+    ),
+    "nova_vae": Component(
+        build=nova_vae.CausalVideoVAE,
+        published=nova_vae.VAEConfig.published,
+        read=nova_vae.VAEConfig.from_reference,
+        rules=nova.VAE_RULES,
+        fixed={
+            "tiling.sample_window": nova_vae.ENCODER_WINDOW,
+            "tiling.sample_overlap": nova_vae.SHARED,
+            "tiling.latent_window": nova_vae.DECODER_WINDOW,
+            "tiling.latent_overlap": nova_vae.SHARED,
+        },
+        inert=frozenset({"sample_size", "force_upcast", "tiling"}),
+    ),
+    "nova_text_encoder_phi2": Component(
+        build=PhiEncoder,
+        published=PhiConfig.phi_2,
+        read=PhiConfig.from_reference,
+        rules=nova.PHI_RULES,
+        ignored=nova.PHI_IGNORED,
+        inert=frozenset(
+            {"max_position_embeddings", "embd_pdrop", "resid_pdrop", "eos_token_id", "auto_map"}
+        ),
+    ),
     "t5_v1_1_xxl_encoder": _t5(T5Config.t5_v1_1_xxl, t5.T5_RULES),
     "umt5_xxl_encoder": _t5(T5Config.umt5_xxl, t5.UMT5_RULES),
     "clip_l_text": _clip_text(TextConfig.clip_vit_large_patch14()),
@@ -303,6 +344,29 @@ def _cogvideox_pipeline(size: str) -> Model:
     )
 
 
+def _nova_pipeline() -> Model:
+    """The published nova-d48w1024-osp480 directory."""
+
+    def entries(configs: Mapping[str, Any], settings: Mapping[str, Mapping]) -> dict:
+        sampler = NovaSampler.from_reference(settings["scheduler"])
+        config = NovaConfig(**configs, sampler=sampler)
+        return {"generator": {"name": "nova", **dataclasses.asdict(config)}}
+
+    return Model(
+        parts={
+            "transformer": Part(component="nova_d48w1024_osp480", folder="transformer"),
+            "vae": Part(component="nova_vae", folder="vae"),
+            "phi": Part(component="nova_text_encoder_phi2", folder="text_encoder"),
+        },
+        entries=entries,
+        settings={"scheduler": "scheduler/scheduler_config.json"},
+        inert=frozenset(
+            {"clip_sample", "clip_sample_range", "sample_max_value", "dynamic_thresholding_ratio"}
+        ),
+        copies=("tokenizer",),
+    )
+
+
 def _pooled(config: TextConfig) -> int:
     return config.width if config.projection is None else config.projection
 
@@ -319,6 +383,7 @@ MODELS = {
         for size in ("384p", "768p")
     },
     **{f"cogvideox_{size}": _cogvideox_pipeline(size) for size in ("2b", "5b")},
+    "nova": _nova_pipeline(),
     **{name: _single(name) for name in COMPONENTS},
     "clip_vit_large_patch14": _verifier("clip", "clip_vit_large_patch14"),
     "viclip": _verifier("viclip", "viclip"),

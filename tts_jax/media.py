@@ -161,3 +161,24 @@ def _save(path: Path | str, save: Callable[[io.BytesIO], None]) -> None:
     buffer = io.BytesIO()
     save(buffer)
     write_bytes(path, buffer.getvalue())
+
+
+def read_image(path: Path | str, height: int, width: int) -> np.ndarray:
+    """A picture resized by bicubic interpolation.
+
+    Args:
+      path: a file of any format that Pillow reads.
+      height, width: in pixels.
+
+    Returns:
+      [H, W, 3] uint8.
+
+    Raises:
+      ValueError: it cannot be read.
+    """
+    try:
+        with Image.open(path) as picture:
+            size = width, height
+            return np.asarray(picture.convert("RGB").resize(size, Image.Resampling.BICUBIC))
+    except OSError as error:
+        raise ValueError(f"image {path} cannot be read: {error}") from error

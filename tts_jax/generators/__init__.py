@@ -6,16 +6,21 @@ from pathlib import Path
 
 from tts_jax.checkpoints import CheckpointError, load_parts, save_safetensors
 from tts_jax.generators.cogvideox.generator import CogVideoX, CogVideoXConfig
+from tts_jax.generators.nova import image as nova_image
+from tts_jax.generators.nova.generator import Nova, NovaConfig
 from tts_jax.generators.protocol import Generator
+from tts_jax.generators.pyramid_flow import image as pyramid_flow_image
 from tts_jax.generators.pyramid_flow.generator import PyramidFlow, PyramidFlowConfig
-from tts_jax.generators.pyramid_flow.image import FromImage, open_image
 
 EMBEDDED = Path(__file__).parent.parent / "assets"
 
 GENERATORS = {
     "pyramid_flow": (PyramidFlow, PyramidFlowConfig),
     "cogvideox": (CogVideoX, CogVideoXConfig),
+    "nova": (Nova, NovaConfig),
 }
+
+FROM_IMAGE = {"pyramid_flow": pyramid_flow_image, "nova": nova_image}
 
 
 def load_generator(
@@ -28,7 +33,7 @@ def load_generator(
       checkpoint: a folder with `config.json`, tokenizers and the parameters, as one safetensors
         file per part of the model or as `converters.convert` writes them; None or "embedded" takes
         the one inside the package.
-      image: a picture that videos start from; only "pyramid_flow" takes one.
+      image: a picture that videos start from, for those in `FROM_IMAGE`.
       **overrides: sampler fields that replace those of the checkpoint.
 
     Returns:
@@ -64,9 +69,10 @@ def load_generator(
     generator = build(config, tokenizers)
     params = load_parts(folder, generator.abstract_params)
     if image:
-        if not isinstance(generator, PyramidFlow):
+        if name not in FROM_IMAGE:
             raise ValueError(f"{name} does not start from an image")
-        generator = FromImage(generator, open_image(image, config))
+        module = FROM_IMAGE[name]
+        generator = module.FromImage(generator, module.open_image(image, config))
     return generator, params
 
 

@@ -6,16 +6,18 @@ P prompts  H W frame size  h w latent size  C latent channels.
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from tts_jax.generators.nova.generator import Branch, Nova
+from tts_jax.generators.nova.generator import Branch, Nova, NovaConfig
 from tts_jax.generators.nova.sampler import Condition
 from tts_jax.generators.nova.vae import posterior_sample
 from tts_jax.generators.protocol import Look, Params
+from tts_jax.media import read_image
 from tts_jax.solvers.noise import Key, fold_in, normal
 
 IMAGE_TAG = 0xFFFFFFFE  # no child has this index
@@ -28,6 +30,16 @@ class ImageCondition:
 
     text: Condition
     moments: Array
+
+
+def open_image(path: Path | str, config: NovaConfig) -> np.ndarray:
+    """A picture resized to the frames of a generator, [H, W, 3] uint8.
+
+    Raises:
+      ValueError: it cannot be read.
+    """
+    factor, (_, height, width, _) = config.vae.spatial_factor, config.latent_shape
+    return read_image(path, height * factor, width * factor)
 
 
 class FromImage:

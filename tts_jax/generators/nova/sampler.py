@@ -9,7 +9,8 @@ D width  V known tokens that a group has room for  K tokens of a set, likewise  
 I steps of a diffusion
 """
 
-from collections.abc import Callable, Sequence
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -63,9 +64,9 @@ class SamplerConfig:
 
     frames: int = 9
     steps: int = 128
-    diffusion_steps: int = 25
+    diffusion_steps: int = 100
     draft_steps: int = 32
-    draft_diffusion_steps: int = 10
+    draft_diffusion_steps: int = 25
     segments_per_frame: int = 1
     rooms: int = 4
     fork: str = "both"
@@ -101,6 +102,20 @@ class SamplerConfig:
                 f"diffusion_steps is {self.diffusion_steps}, above {self.num_train_timesteps}"
             )
         _ = self.diffusion.timesteps(self.diffusion_steps)
+
+    @classmethod
+    def from_reference(cls, scheduler: Mapping) -> "SamplerConfig":
+        """The published defaults with the solver of a parsed `scheduler_config.json`.
+
+        Raises:
+          ValueError: the file asks for something that no checkpoint has.
+        """
+        flow = "shift" in scheduler or "FlowMatch" in scheduler.get("_class_name", "")
+        solver = (FlowMatching if flow else DDPM).from_reference(scheduler)
+        fields = {
+            name: value for name, value in dataclasses.asdict(solver).items() if value is not None
+        }
+        return cls(solver="flow" if flow else "ddpm", **fields)
 
     @property
     def guided(self) -> bool:

@@ -13,12 +13,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from PIL import Image
 
 from tts_jax.generators.protocol import Params
 from tts_jax.generators.pyramid_flow.generator import Branch, PyramidFlow, PyramidFlowConfig
 from tts_jax.generators.pyramid_flow.sampler import Condition
 from tts_jax.generators.pyramid_flow.vae import posterior_sample
+from tts_jax.media import read_image
 from tts_jax.solvers.noise import Key, fold_in, normal
 
 IMAGE_TAG = 0xFFFFFFFE  # no child has this index
@@ -43,12 +43,7 @@ def open_image(path: Path | str, config: PyramidFlowConfig) -> np.ndarray:
       ValueError: it cannot be read.
     """
     factor = config.vae.spatial_factor
-    size = config.sampler.width * factor, config.sampler.height * factor
-    try:
-        with Image.open(path) as picture:
-            return np.asarray(picture.convert("RGB").resize(size, Image.Resampling.BICUBIC))
-    except OSError as error:
-        raise ValueError(f"image {path} cannot be read: {error}") from error
+    return read_image(path, config.sampler.height * factor, config.sampler.width * factor)
 
 
 class FromImage:
