@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from experiments import cli, generate, runs
+from experiments import cli, generate, runs, stress
 from experiments.models import Models
 from tests.search.analytic import Exact, Flow, Linear, Mixture, direction
 from tts_jax.language.stage_prompts import load_stage_prompts
@@ -248,3 +248,15 @@ def test_a_damaged_saved_search_is_named_with_what_to_do(easy, tmp_path, monkeyp
     one_line(capsys, f"remove {folder} to start this search anew")
     shutil.rmtree(folder)
     assert run(*arguments) == 0
+
+
+def test_stress_tells_which_files_differ_but_for_those_with_times(tmp_path, capsys):
+    for run, seconds, extra in (("one", b"1", "a"), ("other", b"2", "b")):
+        (tmp_path / run).mkdir()
+        for name in ("metadata.json", "ledger.json", "tree.json", extra):
+            (tmp_path / run / name).write_bytes(seconds if name != "tree.json" else b"")
+    assert stress.differing(tmp_path / "one", tmp_path / "other") == ["a", "b"]
+    (tmp_path / "one" / "tree.json").write_bytes(b"half")
+    assert stress.differing(tmp_path / "one", tmp_path / "other") == ["a", "b", "tree.json"]
+    assert stress.program(["stress", "--kills=0"]) == cli.EXIT_BAD_INPUT
+    one_line(capsys, "kills")
