@@ -96,7 +96,7 @@ class Reader:
             f"a prompt of {len(encoding.ids)} tokens is cut to {self.limit} for a judge",
             stacklevel=3,
         )
-        return clean[: encoding.offsets[self.limit - 1][1]]
+        return clean[: encoding.offsets[self.limit][0]]  # no part of a letter's bytes
 
 
 class Questions(NamedTuple):

@@ -1,0 +1,103 @@
+"""VideoLLaMA3 against the reference outputs."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from converters.videollama3 import IGNORED, RULES
+from tts_jax.verifiers.judging import ROW, ask, begin, log_odds
+from tts_jax.verifiers.videollama3 import VideoLLaMA3, VideoLLaMA3Config, VideoLLaMA3Verifier
+from tts_jax.vision.resize import normalise_levels
+from tts_jax.vision.siglip import MEAN, STD
+
+
+@pytest.fixture(scope="module")
+def judge(open_judge):
+    read = VideoLLaMA3Config.from_reference
+    return open_judge("videollama3", VideoLLaMA3, read, RULES, IGNORED)
+
+
+@pytest.fixture(scope="module")
+def pixels(judge):
+    return normalise_levels(jnp.asarray(judge.io["video_uint8"], jnp.float32), MEAN, STD)
+
+
+@pytest.fixture(scope="module")
+def seen(judge, pixels):
+    def parts(model, pixels):
+        features = model.features(pixels)
+        return features, model.projector(features), model.keep(pixels[None])[0]
+
+    return judge.run(parts, pixels)
+
+
+def test_pixels_are_the_recorded_ones(judge, pixels):
+    side, merge = judge.config.vision.patch, judge.config.merge
+    count, height, width, _ = pixels.shape
+    rows, columns = height // side // merge, width // side // merge
+    tiles = np.asarray(pixels).reshape(count, rows, merge, side, columns, merge, side, 3)
+    found = tiles.transpose(0, 1, 4, 2, 5, 7, 3, 6).reshape(judge.io["pixel_values"].shape)
+    np.testing.assert_allclose(found, judge.io["pixel_values"], atol=1e-6)
+
+
+def test_tower_and_connector_match(judge, seen, close):
+    features, rows, _ = seen
+    close(features.reshape(-1, features.shape[-1]), judge.io["vision.out"])
+    close(rows.reshape(-1, rows.shape[-1]), judge.io["projector.out"])
+
+
+def test_the_same_rows_are_left_out(judge, seen):
+    np.testing.assert_array_equal(seen[2].ravel(), judge.io["compression_mask"])
+    np.testing.assert_array_equal(seen[2].sum(1), judge.io["tokens_per_frame"])
+
+
+def test_the_answer_matches(judge, seen, close):
+    io, image = judge.io, judge.fields["image_token_index"]
+    ids = io["input_ids_uncompressed"][0]
+    whole = [ROW if token == image else int(token) for token in ids]
+    split = len(whole) - 3
+    yes, no = judge.fields["yes_token_id"], judge.fields["no_token_id"]
+
+    def answer(model, rows, keep, question):
+        prefix = begin(model.decoder, whole[:split], rows, keep=keep)
+        mask = jnp.ones(question.shape, bool)
+        logits = model.decoder.logits(ask(model.decoder, prefix, question, mask))
+        return prefix.positions, logits[0, 0]
+
+    rows = seen[1].reshape(1, -1, seen[1].shape[-1])
+    question = np.asarray(whole[split:], np.int32)[None]
+    positions, logits = judge.run(answer, rows, seen[2].reshape(1, -1), question)
+    assert (positions >= 0).sum() == io["input_ids"].shape[1] - 3
+    close(logits, io["logits"][0, -1], atol=2e-4)
+    p_yes, p_no = io["p_yes_no"]
+    np.testing.assert_allclose(log_odds(logits, yes, no), np.log(p_yes / p_no), atol=2e-4)
+
+
+@pytest.mark.parametrize("name", ["videollama3_7b", "videollama3_7b_package_names"])
+def test_every_published_tensor_is_taken_once(check_manifest, name):
+    config = VideoLLaMA3Config.videollama3_7b()
+    assert check_manifest(name, VideoLLaMA3, config, RULES, IGNORED) == 779
+
+
+def test_a_branch_scores_the_same_alone_and_among_others(judge, reader):
+    config = dataclasses.replace(judge.config, rows=40)
+    verifier = VideoLLaMA3Verifier(config, reader, "is it [[prompt]] yes or no", rate=2.0)
+    query = verifier.prepare(judge.params, ["a cat"])
+    query = jax.tree.map(lambda leaf: leaf[0], query)
+    frames = jax.random.uniform(jax.random.key(0), (2, 6, 24, 32, 3))
+    score = jax.jit(verifier.score)
+    together = score(judge.params, frames, query)
+    alone = score(judge.params, jnp.repeat(frames[1:], 2, 0), query)
+    assert np.isfinite(together).all()
+    np.testing.assert_allclose(alone, together[1], atol=1e-4)
+    assert abs(together[0] - together[1]) > 1e-6
+
+
+def test_other_connectors_are_refused(golden):
+    fields = json.loads((golden("videollama3") / "config.json").read_text())
+    with pytest.raises(ValueError, match="qformer"):
+        VideoLLaMA3Config.from_reference({**fields, "mm_projector_type": "qformer"})
