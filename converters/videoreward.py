@@ -1,0 +1,94 @@
+r"""Table of VideoReward (VideoAlign), and how its adapter is merged into Qwen2-VL.
+
+The published checkpoint is Qwen2-VL-2B-Instruct, low-rank updates of its language model, and all
+tensors that were trained whole: the vision part, the reward's layer and a cut table of tokens.
+"""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+
+import numpy as np
+
+from converters.core import AS_IS, CONV3D, LINEAR
+from converters.decoder import decoder_rules
+from converters.towers import split_rows, third, two_layers
+
+_BLOCK = r"visual\.blocks\.(\d+)\."
+_QKV = _BLOCK + r"attn\.qkv\.(weight|bias)"
+_ADDED = "base_model.model."
+
+RULES = {
+    r"visual\.patch_embed\.proj\.weight": ("vision.patch", CONV3D),
+    _BLOCK + r"norm([12])\.weight": (r"vision.blocks.norm\2.scale[\1]", AS_IS),
+    _BLOCK + r"norm([12])\.bias": (r"vision.blocks.norm\2.bias[\1]", AS_IS),
+    _BLOCK + r"attn\.([qkv])\.weight": (r"vision.blocks.attention.\2.kernel[\1]", LINEAR),
+    _BLOCK + r"attn\.([qkv])\.bias": (r"vision.blocks.attention.\2.bias[\1]", AS_IS),
+    _BLOCK + r"attn\.proj\.weight": (r"vision.blocks.attention.out.kernel[\1]", LINEAR),
+    _BLOCK + r"attn\.proj\.bias": (r"vision.blocks.attention.out.bias[\1]", AS_IS),
+    _BLOCK + r"mlp\.(fc[12])\.weight": (r"vision.blocks.mlp.\2.kernel[\1]", LINEAR),
+    _BLOCK + r"mlp\.(fc[12])\.bias": (r"vision.blocks.mlp.\2.bias[\1]", AS_IS),
+    r"visual\.merger\.ln_q\.weight": ("vision.norm.scale", AS_IS),
+    r"visual\.merger\.ln_q\.bias": ("vision.norm.bias", AS_IS),
+    **two_layers(r"visual\.merger\.mlp\.", "vision.merger"),
+    **decoder_rules(target="decoder.", head=False),
+    r"rm_head\.weight": ("reward.kernel", LINEAR),
+}
+IGNORED = {r"lm_head\.weight": "the token embeddings once more, and no logits are asked for"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Merged:
+    """A stored matrix and a low-rank update of it, read when asked for."""
+
+    base: object
+    down: object
+    up: object
+    alpha: float
+
+    @property
+    def shape(self):
+        return self.base.shape
+
+    @property
+    def dtype(self):
+        return self.base.dtype
+
+    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+        base, down, up = (np.asarray(t).astype(np.float32) for t in (self.base, self.down, self.up))
+        merged = base + self.alpha / down.shape[0] * (up @ down)
+        return merged.astype(dtype or self.dtype)
+
+
+def merge_adapter(tensors: Mapping, alpha: float = 128.0) -> dict:
+    """The tensors of the judge itself.
+
+    Args:
+      tensors: of the base model and, under the prefix `base_model.model.`, those of the adapter and
+        those that replace the base's; or of the judge, merged already.
+      alpha: of the low-rank updates, which are scaled by alpha over their rank.
+
+    Raises:
+      ValueError: half of an update is missing, or it updates nothing.
+    """
+    result = {name: tensor for name, tensor in tensors.items() if not name.startswith(_ADDED)}
+    updates: dict[str, dict] = {}
+    for name, tensor in tensors.items():
+        if not name.startswith(_ADDED):
+            continue
+        name = name.removeprefix(_ADDED)
+        if found := re.fullmatch(r"(.+)\.lora_([AB])\.(?:default\.)?weight", name):
+            updates.setdefault(f"{found[1]}.weight", {})[found[2]] = tensor
+        else:
+            result[name] = tensor
+    for name, halves in updates.items():
+        if name not in result or set(halves) != {"A", "B"}:
+            raise ValueError(f"the low-rank update of {name} is not whole")
+        result[name] = Merged(result[name], halves["A"], halves["B"], alpha)
+    return result
+
+
+def prepare(tensors: Mapping, alpha: float = 128.0) -> dict:
+    """`merge_adapter`, then fused queries, keys and values of the tower split."""
+    merged = merge_adapter(tensors, alpha)
+    return split_rows(merged, _QKV, r"visual.blocks.\1.attn.{part}.\2", third)
