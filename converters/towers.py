@@ -51,7 +51,7 @@ class Rows:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return (self.stop - self.start, *_shape(self.whole)[1:])
+        return (self.stop - self.start, *shape_of(self.whole)[1:])
 
     @property
     def dtype(self):
@@ -79,7 +79,7 @@ def split_rows(
     """
     result = {}
     for name, tensor in tensors.items():
-        found, shape = re.fullmatch(pattern, name), _shape(tensor)
+        found, shape = re.fullmatch(pattern, name), shape_of(tensor)
         first = queries(tensors, name) if found and shape else None
         if first is None or first >= shape[0] or (shape[0] - first) % 2:
             result[name] = tensor
@@ -93,10 +93,11 @@ def split_rows(
 
 def third(tensors: Mapping, name: str) -> int | None:
     """Rows of the queries where queries, keys and values have as many."""
-    rows = _shape(tensors[name])[0]
+    rows = shape_of(tensors[name])[0]
     return rows // 3 if rows % 3 == 0 else None
 
 
-def _shape(tensor) -> tuple[int, ...] | None:
+def shape_of(tensor) -> tuple[int, ...] | None:
+    """The shape of an array, of a stored tensor, or of what is a shape itself."""
     shape = getattr(tensor, "shape", tensor)
     return None if shape is None else tuple(shape)

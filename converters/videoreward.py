@@ -12,7 +12,7 @@ import numpy as np
 
 from converters.core import AS_IS, CONV3D, LINEAR
 from converters.decoder import decoder_rules
-from converters.towers import split_rows, third, two_layers
+from converters.towers import shape_of, split_rows, third, two_layers
 
 _BLOCK = r"visual\.blocks\.(\d+)\."
 _QKV = _BLOCK + r"attn\.qkv\.(weight|bias)"
@@ -47,12 +47,12 @@ class Merged:
     alpha: float
 
     @property
-    def shape(self):
-        return self.base.shape
+    def shape(self) -> tuple[int, ...] | None:
+        return shape_of(self.base)
 
     @property
     def dtype(self):
-        return self.base.dtype
+        return getattr(self.base, "dtype", np.dtype(np.float32))
 
     def __array__(self, dtype=None, copy=None) -> np.ndarray:
         base, down, up = (np.asarray(t).astype(np.float32) for t in (self.base, self.down, self.up))

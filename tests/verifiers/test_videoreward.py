@@ -1,14 +1,18 @@
 """VideoReward against the reference outputs."""
 
 import dataclasses
+import json
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from safetensors.numpy import load_file
 
+from converters.core import check
 from converters.videoreward import IGNORED, RULES, merge_adapter, prepare
+from tts_jax.checkpoints import abstract_params
 from tts_jax.verifiers.judging import ROW, begin, weave
 from tts_jax.verifiers.videoreward import (
     MARKS,
@@ -109,6 +113,16 @@ def test_every_published_tensor_is_taken_once(check_manifest):
     config = VideoRewardConfig.videoreward()
     taken = check_manifest("videoreward_merged", VideoReward, config, RULES, IGNORED, prepare)
     assert taken == 730 + 2 * 64  # queries, keys and values of 32 blocks are stored as one
+
+
+def test_the_published_adapter_and_its_base_fill_every_parameter(golden):
+    shapes = {}
+    for name in ("qwen2_vl_2b", "videoreward_checkpoint"):
+        shapes |= json.loads((golden("manifests") / f"{name}.json").read_text())
+    _, like = abstract_params(
+        lambda: VideoReward(VideoRewardConfig.videoreward(), rngs=nnx.Rngs(0))
+    )
+    assert len(check(prepare(shapes), like, RULES, IGNORED)) == 730 + 2 * 64
 
 
 def test_a_prompt_changes_the_text_alignment_alone(judge, reader):
