@@ -416,6 +416,23 @@ class Nova:
         """Denoiser calls of an estimate: none."""
         return 0
 
+    def renoise(
+        self,
+        params: Params,
+        condition: Condition,
+        branch: Branch,
+        key: Key,
+        segment: int,
+        to: int,
+        strength: Array,
+    ) -> Branch:
+        """Is not possible: tokens are finished as soon as they are there; see the protocol."""
+        raise ValueError("segments end in finished tokens, which have nothing noisy to go on from")
+
+    def renoise_nfe(self, segment: int, to: int) -> int:
+        """Is not possible; see `renoise`."""
+        raise ValueError("segments end in finished tokens, which have nothing noisy to go on from")
+
     def draft(self) -> "Nova | None":
         """The generator with fewer steps; None if there are no fewer."""
         sampler = self.config.sampler
