@@ -132,6 +132,7 @@ def open_model(
                 f"{root / place} holds no tokenizer: none of {', '.join(TOKENIZER_FILES)}"
             )
         copies += [(file, str(Path(place) / file.name)) for file in files]
+    copies += [(root / name, name) for name in model.extras if (root / name).is_file()]
     entries = {}
     if not faults:
         try:

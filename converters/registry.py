@@ -5,7 +5,19 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from converters import clip, cogvideox, nova, pyramid_flow, t5
+from converters import (
+    aesthetic,
+    clip,
+    cogvideox,
+    image_selector,
+    nova,
+    pyramid_flow,
+    t5,
+    videollama3,
+    videoreward,
+    videoscore,
+    visionreward,
+)
 from converters.components import Component
 from converters.core import Rules
 from tts_jax.generators.cogvideox import transformer as cogvideox_transformer
@@ -23,9 +35,16 @@ from tts_jax.generators.pyramid_flow.vae import CausalVideoVAE, LatentFactors, V
 from tts_jax.language.clip_text import TextConfig, TextTower
 from tts_jax.language.phi import PhiConfig, PhiEncoder
 from tts_jax.language.t5 import T5Config, T5Encoder
+from tts_jax.verifiers.aesthetic import Head, HeadConfig
 from tts_jax.verifiers.clip import CLIP, CLIPConfig
+from tts_jax.verifiers.image_selector import ImageSelector, ImageSelectorConfig
+from tts_jax.verifiers.judges import PUBLISHED_CHECKLIST, TEXTS
 from tts_jax.verifiers.viclip import ViCLIPConfig
-from tts_jax.vision.vit import VisionConfig
+from tts_jax.verifiers.videollama3 import VideoLLaMA3, VideoLLaMA3Config
+from tts_jax.verifiers.videoreward import VideoReward, VideoRewardConfig
+from tts_jax.verifiers.videoscore import VideoScore, VideoScoreConfig
+from tts_jax.verifiers.visionreward import VisionReward, VisionRewardConfig
+from tts_jax.vision.vit import VisionConfig, VisionTower
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +71,7 @@ class Model:
       settings: names to JSON files of the published directory.
       inert: fields of these files that change nothing, beside those of every file.
       copies: folders of the published directory whose tokenizers are copied; "" is itself.
+      extras: other files of the published directory that are copied where they are.
     """
 
     parts: Mapping[str, Part]
@@ -59,6 +79,7 @@ class Model:
     settings: Mapping[str, str] = dataclasses.field(default_factory=dict)
     inert: frozenset[str] = frozenset()
     copies: tuple[str, ...] = ()
+    extras: tuple[str, ...] = ()
 
     def component(self, part: str) -> Component:
         """The component of a part."""
@@ -129,6 +150,33 @@ def _tower(fields: Mapping) -> dict:
     }
 
 
+def _aesthetic(head: str) -> Model:
+    """CLIP's directory with the file of a head in a folder of its own."""
+
+    def entries(configs: Mapping[str, Any], settings: Mapping[str, Mapping]) -> dict:
+        _agree("size of the embedding", configs["head"].inputs, configs["vision"].projection)
+        fields = {part: dataclasses.asdict(config) for part, config in configs.items()}
+        return {"verifiers": {"aesthetic": fields}}
+
+    return Model(
+        parts={
+            "vision": Part(component="clip_l_vision"),
+            "head": Part(component=f"laion_aesthetic_{head}", folder="aesthetic"),
+        },
+        entries=entries,
+    )
+
+
+def _aesthetic_head(published: Callable[[], HeadConfig]) -> Component:
+    return Component(
+        build=Head,
+        published=published,
+        read=None,
+        rules=aesthetic.HEAD_RULES,
+        prepare=aesthetic.prepare,
+    )
+
+
 def _clip_text(published: TextConfig) -> Component:
     return Component(
         build=TextTower,
@@ -165,6 +213,37 @@ def _cogvideox(published: Callable[[], Any]) -> Component:
         inert=frozenset({"max_text_seq_length", "sample_frames", "temporal_compression_ratio"}),
     )
 
+
+_CLIP = frozenset(
+    {"logit_scale_init_value", "text_config_dict", "vision_config_dict", "laion_mlp_dims"}
+)
+# Fields of language models that change nothing, or nothing that the port does not read elsewhere.
+_LANGUAGE = frozenset(
+    """
+    max_position_embeddings max_window_layers sliding_window use_sliding_window layer_types
+    rope_scaling pad_token_id bos_token_id eos_token_id tokenizer_model_max_length
+    tokenizer_padding_side tie_word_embeddings yes_token_id no_token_id vocab_size auto_map
+    _attn_implementation _attn_implementation_autoset
+    """.split()
+)
+_LLAVA = frozenset(
+    """
+    image_aspect_ratio image_crop_resolution image_grid_pinpoints image_split_resolution
+    image_token_index image_tokens mm_hidden_size mm_newline_position mm_patch_merge_type
+    mm_projector_lr mm_resampler_type mm_spatial_pool_mode mm_spatial_pool_stride mm_tunable_parts
+    mm_use_im_patch_token mm_use_im_start_end mm_vision_select_feature mm_vision_tower
+    mm_vision_tower_lr pos_skipping_range tokenizer_model_max_length tokenizer_padding_side
+    use_mm_proj use_pos_skipping vision_tower_pretrained add_faster_video add_time_instruction
+    delay_load faster_token_stride force_sample mlp_bias note
+    """.split()
+)
+_QWEN2_VL = frozenset(
+    """
+    base_vocab_size tokenizer_length special_token_ids video_token_id image_token_id
+    vision_start_token_id vision_end_token_id vision_token_id lora reward_token output_dim
+    spatial_patch_size in_chans in_channels
+    """.split()
+)
 
 COMPONENTS = {
     "pyramid_flow_vae": Component(
@@ -254,16 +333,74 @@ COMPONENTS = {
         rules=clip.CLIP_RULES,
         ignored=clip.CLIP_IGNORED,
         fixed={"vision_config.num_channels": 3},
-        inert=frozenset(
-            {"logit_scale_init_value", "text_config_dict", "vision_config_dict", "laion_mlp_dims"}
-        ),
+        inert=_CLIP,
     ),
+    "clip_l_vision": Component(
+        build=VisionTower,
+        published=VisionConfig.clip_vit_large_patch14,
+        read=lambda fields: _read_clip(fields).vision,
+        rules=aesthetic.TOWER_RULES,
+        ignored=aesthetic.TOWER_IGNORED,
+        fixed={"vision_config.num_channels": 3},
+        inert=_CLIP,
+    ),
+    "laion_aesthetic_linear": _aesthetic_head(HeadConfig.linear),
+    "laion_aesthetic_mlp": _aesthetic_head(HeadConfig.mlp),
     "viclip": Component(
         build=CLIP,
         published=ViCLIPConfig.viclip_l14,
         read=None,
         rules=clip.VICLIP_RULES,
         prepare=clip.split_fused,
+    ),
+    "videoscore": Component(
+        build=VideoScore,
+        published=VideoScoreConfig.videoscore,
+        read=VideoScoreConfig.from_reference,
+        rules=videoscore.RULES,
+        ignored=videoscore.IGNORED,
+        inert=_LANGUAGE
+        | {
+            "fake_image_token_id",
+            "image_token_id",
+            "num_channels",
+            "qk_layer_norms_perceiver",
+            "rms_norm_eps",  # of the perceiver: the judge takes the language model's
+        },
+    ),
+    "videollama3_7b": Component(
+        build=VideoLLaMA3,
+        published=VideoLLaMA3Config.videollama3_7b,
+        read=VideoLLaMA3Config.from_reference,
+        rules=videollama3.RULES,
+        ignored=videollama3.IGNORED,
+        inert=_LANGUAGE | {"image_token_index", "vision_encoder", "num_channels", "mm_hidden_size"},
+    ),
+    "llava_onevision_qwen2_7b": Component(
+        build=ImageSelector,
+        published=ImageSelectorConfig.llava_onevision_7b,
+        read=ImageSelectorConfig.from_reference,
+        rules=image_selector.RULES,
+        ignored=image_selector.IGNORED,
+        inert=_LANGUAGE | _LLAVA,
+    ),
+    "videoreward_merged": Component(
+        build=VideoReward,
+        published=VideoRewardConfig.videoreward,
+        read=VideoRewardConfig.from_reference,
+        rules=videoreward.RULES,
+        ignored=videoreward.IGNORED,
+        inert=_LANGUAGE | _QWEN2_VL,
+        prepare=videoreward.prepare,
+    ),
+    "visionreward_video": Component(
+        build=VisionReward,
+        published=VisionRewardConfig.visionreward_video,
+        read=VisionRewardConfig.from_reference,
+        rules=visionreward.RULES,
+        ignored=visionreward.IGNORED,
+        inert=_LANGUAGE | {"auto_map", "template_version", "dropout_prob"},
+        prepare=visionreward.prepare,
     ),
 }
 
@@ -278,12 +415,13 @@ def _single(component: str) -> Model:
     )
 
 
-def _verifier(name: str, component: str) -> Model:
+def _verifier(name: str, component: str, extras: tuple[str, ...] = ()) -> Model:
     """A verifier, which needs its tokenizer beside its weights."""
     return Model(
         parts={name: Part(component=component)},
         entries=lambda configs, settings: {"verifiers": {name: dataclasses.asdict(configs[name])}},
         copies=("",),
+        extras=extras,
     )
 
 
@@ -387,4 +525,10 @@ MODELS = {
     **{name: _single(name) for name in COMPONENTS},
     "clip_vit_large_patch14": _verifier("clip", "clip_vit_large_patch14"),
     "viclip": _verifier("viclip", "viclip"),
+    **{f"aesthetic_{head}": _aesthetic(head) for head in ("linear", "mlp")},
+    "videoscore": _verifier("videoscore", "videoscore", (TEXTS,)),
+    "videollama3": _verifier("videollama3", "videollama3_7b", (TEXTS,)),
+    "image_selector": _verifier("image_selector", "llava_onevision_qwen2_7b", (TEXTS,)),
+    "videoreward": _verifier("videoreward", "videoreward_merged", (TEXTS,)),
+    "visionreward": _verifier("visionreward", "visionreward_video", (TEXTS, *PUBLISHED_CHECKLIST)),
 }

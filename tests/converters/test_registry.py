@@ -13,8 +13,11 @@ from converters.registry import COMPONENTS, MODELS
 from tts_jax.checkpoints import flatten
 
 LISTED = [
-    name for name in COMPONENTS if name not in ("clip_l_text", "open_clip_bigg_text", "viclip")
-]
+    name
+    for name, component in COMPONENTS.items()
+    if component.prepare is dict
+    and name not in ("clip_l_text", "clip_l_vision", "open_clip_bigg_text")
+]  # without those whose tensors are rearranged first
 
 
 def shapes_of_text_tower(**sizes):

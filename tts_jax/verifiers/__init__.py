@@ -11,8 +11,11 @@ from tts_jax.checkpoints import ORBAX, CheckpointError, load_parts, save_safeten
 from tts_jax.language.clip_text import TextConfig
 from tts_jax.language.published import open_published
 from tts_jax.language.tokenizer import open_tokenizer
+from tts_jax.verifiers.aesthetic import AestheticConfig, AestheticVerifier
 from tts_jax.verifiers.clip import CLIPConfig, ClipVerifier
+from tts_jax.verifiers.clip_score import ClipScoreVerifier
 from tts_jax.verifiers.flicker import FlickerVerifier
+from tts_jax.verifiers.judges import JUDGES, open_judge, parse
 from tts_jax.verifiers.oracle import OracleVerifier
 from tts_jax.verifiers.protocol import Verifier
 from tts_jax.verifiers.viclip import ViCLIPConfig, ViClipVerifier
@@ -22,7 +25,8 @@ EMBEDDED = Path(__file__).parent.parent / "assets"
 
 TRAINED = {"clip": (ClipVerifier, CLIPConfig), "viclip": (ViClipVerifier, ViCLIPConfig)}
 WEIGHT_FREE = {"flicker": FlickerVerifier, "oracle": OracleVerifier}
-NAMES = (*TRAINED, *WEIGHT_FREE)
+PUBLISHED = ("clip_score", "aesthetic", *JUDGES)  # have no embedded checkpoint
+NAMES = (*TRAINED, *PUBLISHED, *WEIGHT_FREE)
 
 
 def parse_config(name: str, fields: Mapping) -> CLIPConfig:
@@ -51,7 +55,7 @@ def load_verifier(name: str, checkpoint: Path | str | None = None) -> tuple[Veri
         ignore it.
 
     Returns:
-      The verifier and its nested parameter dictionary, float32.
+      The verifier and its nested parameter dictionary: float32, or for judges as stored.
 
     Raises:
       ValueError: unknown name.
@@ -59,8 +63,10 @@ def load_verifier(name: str, checkpoint: Path | str | None = None) -> tuple[Veri
     """
     if name in WEIGHT_FREE:
         return WEIGHT_FREE[name](), {}
-    if name not in TRAINED:
+    if name not in NAMES:
         raise ValueError(f"unknown verifier {name!r}; there are {', '.join(NAMES)}")
+    if name in PUBLISHED:
+        return _load_published(name, checkpoint)
     folder = Path(checkpoint or EMBEDDED)
     try:
         fields = json.loads((folder / "config.json").read_text())["verifiers"][name]
@@ -78,6 +84,34 @@ def load_verifier(name: str, checkpoint: Path | str | None = None) -> tuple[Veri
         raise CheckpointError(f"{folder / 'config.json'}: {error}") from error
     verifier = TRAINED[name][0](config, tokenizer)
     return verifier, load_parts(folder, {name: verifier.abstract_params}, jnp.float32)[name]
+
+
+def _load_published(name: str, checkpoint: Path | str | None) -> tuple[Verifier, dict]:
+    """A verifier of a converted checkpoint, its parameters in the type in which they are stored."""
+    if checkpoint is None:
+        raise CheckpointError(f"{name} has no embedded checkpoint: convert one and name its folder")
+    folder = Path(checkpoint)
+    part = "clip" if name == "clip_score" else name
+    try:
+        fields = json.loads((folder / "config.json").read_text())["verifiers"][part]
+        if name == "clip_score":
+            config = parse(CLIPConfig, fields)
+            tokenizer = open_published(folder, config.text.length)
+            verifier = ClipScoreVerifier(config, tokenizer)
+        elif name == "aesthetic":
+            verifier = AestheticVerifier(parse(AestheticConfig, fields))
+        else:
+            verifier = open_judge(name, folder, fields)
+    except FileNotFoundError as error:
+        missing = f"checkpoint {error.filename} does not exist" if error.filename else str(error)
+        raise CheckpointError(missing) from error
+    except KeyError as error:
+        raise CheckpointError(f"{folder / 'config.json'} has no verifier {part!r}") from error
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{folder}: {error}") from error
+    if name == "aesthetic":
+        return verifier, load_parts(folder, verifier.abstract_params)
+    return verifier, load_parts(folder, {part: verifier.abstract_params})[part]
 
 
 def save_verifier(folder: Path | str, verifier: ClipVerifier, params: dict) -> None:
