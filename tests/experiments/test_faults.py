@@ -84,7 +84,7 @@ def started(*arguments, **options):
 def test_killed_and_interrupted_again_and_again_it_ends_with_the_same_bytes(checkpoint, tmp_path):
     workdir, undisturbed, moments = tmp_path / "run", tmp_path / "undisturbed", random.Random(0)
     assert run(*TREE, f"--workdir={undisturbed}", checkpoint=checkpoint) == 0
-    for number in (signal.SIGKILL, signal.SIGINT, signal.SIGKILL, signal.SIGTERM):
+    for number in (signal.SIGKILL, signal.SIGTERM):
         with started(*TREE, f"--workdir={workdir}", checkpoint=checkpoint) as process:
             process.stdout.readline()  # it has the run directory
             time.sleep(moments.uniform(0, 4))

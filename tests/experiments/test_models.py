@@ -47,12 +47,15 @@ def test_the_world_is_the_checkpoints(config):
         models.check(["a red circle"])
 
 
-def test_without_a_world_a_prompt_is_its_own_stages(config, checkpoint, tmp_path):
+def test_without_a_world_stages_need_another_source(config, checkpoint, tmp_path):
     shutil.copytree(checkpoint, tmp_path / "other")
     fields = json.loads((checkpoint / "config.json").read_text())
     del fields["world"]
     (tmp_path / "other" / "config.json").write_text(json.dumps(fields))
     config.generator.checkpoint = str(tmp_path / "other")
+    with pytest.raises(UsageError, match="choose the source file, model or prompt"):
+        load_models(config)
+    config.stage_prompts.source = "prompt"
     models = load_models(config)
     models.check(["a red circle"])
     assert models.stage_prompts("a red circle") == ("a red circle",) * 3
