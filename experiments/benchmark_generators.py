@@ -10,7 +10,7 @@ Prints, and writes to --output as JSON:
   are those of diffusers and transformers. Pyramid-Flow's own classes are in no package: without a
   history its denoisers compute what Flux and Stable Diffusion 3 do, and stand beside those; its
   VAE stands alone.
-- The time to compile a network of few layers and of many.
+- The processor time to compile a network of few layers and of many.
 - The memory that decoding a published video takes beside weights, input and output, whole and in
   pieces; as the compiler lays it out, with nothing allocated.
 
@@ -52,7 +52,6 @@ from tts_jax.language.clip_text import TextConfig, TextTower
 from tts_jax.language.t5 import T5Config, T5Encoder
 
 SIZES = ("tiny", "mid")  # mid: about 100 million parameters
-PIECES = {"whole": "decode", "tiled": "decode_tiled"}
 
 
 @dataclass(frozen=True)
@@ -512,7 +511,7 @@ def uncached() -> Iterator[None]:
 
 
 def measure_compilation(names: Sequence[str], layers: Sequence[int], repetitions: int) -> dict:
-    """Least seconds to trace and compile, by network and number of layers, in turns."""
+    """Least processor seconds to trace and compile, by network and number of layers, in turns."""
     networks = {count: _layered(count) for count in layers}
     found = {}
     with uncached():
@@ -523,9 +522,9 @@ def measure_compilation(names: Sequence[str], layers: Sequence[int], repetitions
             for _ in range(repetitions):
                 for count in layers:
                     jax.clear_caches()
-                    start = time.perf_counter()
+                    start = time.process_time()
                     networks[count][name].compile()
-                    seconds[count].append(time.perf_counter() - start)
+                    seconds[count].append(time.process_time() - start)
             found[name] = {count: min(times) for count, times in seconds.items()}
     return found
 
@@ -663,7 +662,9 @@ def _print_speed(console: Console, speed: Mapping) -> None:
 
 
 def _print_compilation(console: Console, found: Mapping, layers: Sequence[int]) -> None:
-    table = _table("compilation, seconds", ["", *(f"{n} layers" for n in layers), "ratio"])
+    table = _table(
+        "compilation, processor seconds", ["", *(f"{n} layers" for n in layers), "ratio"]
+    )
     for name, seconds in found.items():
         ratio = seconds[layers[-1]] / seconds[layers[0]]
         table.add_row(name, *(f"{seconds[n]:.2f}" for n in layers), f"{ratio:.2f}")

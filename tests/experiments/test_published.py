@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import av
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -12,6 +14,8 @@ from configs import cogvideox_2b, pyramid_flow_flux_384p
 from converters import convert, verify
 from experiments import cli, generate
 from tests import published
+from tts_jax.generators import load_generator
+from tts_jax.parallel import branch_mesh, replicate
 from tts_jax.search.presets import PRESETS, preset_fields
 
 CONFIGS = Path(cogvideox_2b.__file__).parent
@@ -156,6 +160,20 @@ def test_a_search_makes_a_video(converted, verifiers, tmp_path, kind):
         frames = np.stack([frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)])
     assert len(frames) == (9 if not pyramid else 1 + 2 * 8)
     assert frames.std() > 1
+
+
+def test_parameters_are_held_once_and_as_stored(converted, tmp_path):
+    source, target = converted.folder.parent / "published", tmp_path / "half"
+    flags = {"model": converted.name, "src": source, "dst": target, "dtype": "bfloat16"}
+    assert run_converter(convert, **flags) == 0
+    family = "pyramid_flow" if converted.name.startswith("pyramid_flow") else "cogvideox"
+    _, params = load_generator(family, target)
+    copies = replicate(params, branch_mesh())
+    for leaf, copy in zip(jax.tree.leaves(params), jax.tree.leaves(copies), strict=True):
+        here, *others = copy.addressable_shards
+        assert copy.dtype == leaf.dtype == jnp.bfloat16
+        assert here.data.unsafe_buffer_pointer() == leaf.unsafe_buffer_pointer()
+        assert len(others) == jax.device_count() - 1
 
 
 @pytest.mark.parametrize("config", [cogvideox_2b, pyramid_flow_flux_384p])
