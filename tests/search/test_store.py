@@ -190,7 +190,7 @@ def test_a_full_disk_is_one_sentence_and_the_last_save_stays(tmp_path, monkeypat
             patch.setattr(store_module.json, "dumps", full)
         else:
             patch.setattr(store_module, "_save_orbax", full)
-        with pytest.raises(SearchFault, match="cannot be saved in .*: no space is left") as caught:
+        with pytest.raises(SearchFault, match=r"cannot be saved in .*: no space is left") as caught:
             store.save(two())
     assert "\n" not in str(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == ["1"]
