@@ -191,7 +191,7 @@ class Forest:
             return branch, self._unwrap(key)
 
         def build():
-            return over_branches(jax.vmap(move, (None, None, 0, 0, 0, 0)), self.mesh, shared=2)
+            return over_branches(over(move, (None, None, 0, 0, 0, 0)), self.mesh, shared=2)
 
         def block(part, branches):
             own = moves[part]
@@ -237,8 +237,8 @@ class Forest:
                 branch = generator.advance(params, condition, branch, key, s, program)
                 return branch, self._unwrap(key)
 
-            family = jax.vmap(child, (None, None, None, None, None, 0))
-            families = jax.vmap(family, (None, None, None, 0, 0, 0))
+            family = over(child, (None, None, None, None, None, 0))
+            families = over(family, (None, None, None, 0, 0, 0))
 
             def flat(params, condition, s, branches, keys, children):
                 made = families(params, condition, s, branches, keys, children)
@@ -315,7 +315,7 @@ class Forest:
             return finish(params, estimate(params, condition, branch))
 
         def build(function, shared, mapped):
-            each = jax.vmap(function, (None,) * shared + (0,) * mapped)
+            each = over(function, (None,) * shared + (0,) * mapped)
             return lambda: over_branches(each, self.mesh, shared=shared)
 
         slots, pool = self._slots(fidelity, branches)
@@ -541,6 +541,24 @@ def _children(bound: tuple[int, int]) -> int:
 
 def _component(fidelity: str) -> str:
     return "generator" if fidelity == "full" else fidelity
+
+
+def over(function: Callable, in_axes: Sequence[int | None]) -> Callable:
+    """`jax.vmap`; one branch alone is not batched, for batched loops take long to trace."""
+    batched = jax.vmap(function, tuple(in_axes))
+
+    def call(*args):
+        mapped = [axis == 0 for axis in in_axes]
+        leaves = [jax.tree.leaves(arg) for arg, own in zip(args, mapped, strict=True) if own]
+        if any(len(leaf) != 1 for own in leaves for leaf in own):
+            return batched(*args)
+        alone = [
+            jax.tree.map(lambda x: x[0], arg) if own else arg
+            for arg, own in zip(args, mapped, strict=True)
+        ]
+        return jax.tree.map(lambda x: x[None], function(*alone))
+
+    return call
 
 
 def static_segment(generator: Generator, segment: int) -> int | None:

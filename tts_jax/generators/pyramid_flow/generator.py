@@ -3,6 +3,7 @@
 B branch  T frames  H W size  C channels  L tokens  P prompts.
 """
 
+import copy
 import dataclasses
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -221,7 +222,8 @@ class PyramidFlow:
     def draft(self) -> "PyramidFlow | None":
         """The generator with fewer steps in its segments; None if there are no fewer."""
         sampler = dataclasses.replace(self.config.sampler, draft=True)
-        draft = PyramidFlow(dataclasses.replace(self.config, sampler=sampler), self.tokenizers)
+        draft = copy.copy(self)  # the same networks, cut into the same segments
+        draft.config = dataclasses.replace(self.config, sampler=sampler)
         segments = range(self.num_segments)
         cheaper = sum(map(draft.nfe, segments)) < sum(map(self.nfe, segments))
         return draft if cheaper else None
