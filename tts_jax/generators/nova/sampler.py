@@ -339,17 +339,21 @@ def fill(
     Returns:
       The frame; after its last step its features are not those of its state.
     """
+    times = embed_timesteps(model, sampler)
     for group in groups:
-        frame = _fill_group(model, sampler, plan, group, frame, guidance, draw)
+        frame = _fill_group(model, sampler, plan, group, frame, times, guidance, draw)
     return frame
 
 
-def _fill_group(model, sampler, plan, group, frame, guidance, draw) -> Frame:
+def embed_timesteps(model: Transformer, sampler: SamplerConfig) -> Array:
+    """What the patch decoder is told of the time in each step of a diffusion, [I, D_decoder]."""
+    timesteps = sampler.diffusion.timesteps(sampler.diffusion_steps)
+    return model.decoder.embed_times(jnp.asarray(timesteps, jnp.float32))
+
+
+def _fill_group(model, sampler, plan, group, frame, times, guidance, draw) -> Frame:
     starts = jnp.asarray(plan.starts, jnp.int32)
     longer = jnp.concatenate([frame.order, frame.order[: group.most]])
-    times = model.decoder.embed_times(
-        jnp.asarray(sampler.diffusion.timesteps(sampler.diffusion_steps), jnp.float32)
-    )
 
     def step(carry: tuple[Array, Array], index: Array):
         tokens, features = carry
@@ -460,9 +464,7 @@ def complete(
       All tokens, [N, P].
     """
     places = frame.order[known:]
-    times = model.decoder.embed_times(
-        jnp.asarray(sampler.diffusion.timesteps(sampler.diffusion_steps), jnp.float32)
-    )
+    times = embed_timesteps(model, sampler)
     made = sample_tokens(
         model, sampler, frame.features[:, places], times, places,
         jnp.ones(len(places), bool), scale, lambda place: draw(jnp.int32(0), place),
