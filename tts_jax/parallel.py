@@ -44,11 +44,13 @@ def split(tree: Any, mesh: Mesh) -> Any:
     return jax.device_put(tree, NamedSharding(mesh, PartitionSpec(BRANCH)))
 
 
-def over_branches(function: Callable, mesh: Mesh, shared: int) -> Callable:
-    """Runs a function on each device's share of the branches.
+def first_copy(tree: Any) -> Any:
+    """Of leaves that every device holds whole, what the first of this process holds."""
+    return jax.tree.map(lambda x: x.addressable_shards[0].data, tree)
 
-    Every device runs the one program that a single device would run on a batch of its share's
-    size, so a branch's bits do not depend on how many devices there are.
+
+def over_branches(function: Callable, mesh: Mesh, shared: int) -> Callable:
+    """Runs a function on each device's share of the branches, as one program for all devices.
 
     Args:
       function: takes `shared` arguments that all branches share, then arguments with a leading
@@ -57,15 +59,15 @@ def over_branches(function: Callable, mesh: Mesh, shared: int) -> Callable:
       shared: number of leading arguments that are copied rather than divided.
 
     Returns:
-      The function of whole batches.
+      The function of whole batches, to be traced and compiled.
     """
 
     def mapped(*args):
-        specs = [PartitionSpec()] * shared + [PartitionSpec(BRANCH)] * (len(args) - shared)
+        divided = len(args) - shared
         return jax.shard_map(
             function,
             mesh=mesh,
-            in_specs=tuple(specs),
+            in_specs=(PartitionSpec(),) * shared + (PartitionSpec(BRANCH),) * divided,
             out_specs=PartitionSpec(BRANCH),
             check_vma=False,
         )(*args)
@@ -73,6 +75,71 @@ def over_branches(function: Callable, mesh: Mesh, shared: int) -> Callable:
     return mapped
 
 
-def branch_devices(mesh: Mesh) -> int:
-    """Devices along the branch axis."""
-    return mesh.shape[BRANCH]
+class DeviceByDevice:
+    """A function of each device's share of the branches, run as the program of a lone device.
+
+    A branch then has the same bits on every mesh; a program that is partitioned for several
+    devices is rounded differently from that of one. The price is a compilation per device.
+    """
+
+    def __init__(self, function: Callable, mesh: Mesh, shared: int):
+        """Takes what `over_branches` takes."""
+        self._function, self._mesh, self._shared = jax.jit(function), mesh, shared
+
+    def trace(self, *args: Any) -> "TracedDeviceByDevice":
+        """Traces it for arguments of whole batches, arrays or their shapes."""
+        devices = self._mesh.shape[BRANCH]
+
+        def share(x):
+            return jax.ShapeDtypeStruct((x.shape[0] // devices, *x.shape[1:]), x.dtype)
+
+        divided = jax.tree.map(share, args[self._shared :])
+        return TracedDeviceByDevice(self._function, self._mesh, (*args[: self._shared], *divided))
+
+
+class TracedDeviceByDevice:
+    """Like the traced function of `jax.jit`.
+
+    Attributes:
+      jaxpr: of one device.
+      devices: how many run it.
+    """
+
+    def __init__(self, function: Callable, mesh: Mesh, args: tuple):
+        """Traces a jitted function for the arguments of one device."""
+        self._function, self._mesh = function, mesh
+        self._args = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), args)
+        self._traced = function.trace(*self._args)
+        self.jaxpr, self.devices = self._traced.jaxpr, mesh.shape[BRANCH]
+
+    @property
+    def out_info(self) -> Any:
+        """Shapes and dtypes of the results of a whole batch."""
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct((x.shape[0] * self.devices, *x.shape[1:]), x.dtype),
+            self._traced.out_info,
+        )
+
+    def compile(self) -> Callable:
+        """The executable of whole batches, which this process's devices run side by side."""
+        programs = {}
+        for device in self._mesh.local_devices:
+            own = jax.sharding.SingleDeviceSharding(device)
+            args = jax.tree.map(lambda x, own=own: x.update(sharding=own), self._args)
+            programs[device] = self._function.trace(*args).lower().compile()
+
+        def run(*args):
+            leaves, tree = jax.tree.flatten(args)
+            held = [{part.device: part.data for part in x.addressable_shards} for x in leaves]
+            results = [
+                program(*jax.tree.unflatten(tree, [parts[device] for parts in held]))
+                for device, program in programs.items()
+            ]
+            return jax.tree.map(self._join, *results)
+
+        return run
+
+    def _join(self, *parts):
+        shape = len(parts[0]) * self.devices, *parts[0].shape[1:]
+        sharding = NamedSharding(self._mesh, PartitionSpec(BRANCH))
+        return jax.make_array_from_single_device_arrays(shape, sharding, parts)

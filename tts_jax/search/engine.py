@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from tts_jax.generators.protocol import Generator, Params
-from tts_jax.parallel import BRANCH, branch_mesh, replicate
+from tts_jax.parallel import BRANCH, DeviceByDevice, branch_mesh, over_branches, replicate
 from tts_jax.search import expansion, paths
 from tts_jax.search.budget import Budget, total
 from tts_jax.search.expansion import Layout
@@ -217,6 +217,12 @@ class Search:
             exact=self._exact,
             share=share,
         )
+
+    def over_branches(self, function: Callable, shared: int) -> Callable | DeviceByDevice:
+        """A function of each device's share of branches; see `parallel.over_branches`."""
+        if self._exact:
+            return DeviceByDevice(function, self.mesh, shared)
+        return over_branches(function, self.mesh, shared)
 
     def without_memory_for(self, branches: int) -> None:
         """Takes half as many branches at once from now on.

@@ -22,7 +22,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from tts_jax.generators.protocol import Generator
-from tts_jax.parallel import BRANCH, over_branches, replicate, split
+from tts_jax.parallel import BRANCH, first_copy, replicate, split
 from tts_jax.search import expansion, paths
 from tts_jax.search.expansion import Layout
 from tts_jax.search.growth import Growth
@@ -96,7 +96,7 @@ class Forest:
         if fidelity not in self._conditions:
             with timed(self.ledger["text"]):
                 generator = self.models.generators[fidelity]
-                found = generator.encode(self.models.params, [self.prompt])
+                found = generator.encode(first_copy(self.models.params), [self.prompt])
                 found = jax.tree.map(lambda x: np.asarray(x)[0], found)
                 self._conditions[fidelity] = replicate(found, self.mesh)
         return self._conditions[fidelity]
@@ -113,9 +113,8 @@ class Forest:
         """
         with timed(self.ledger["text"]):
             try:
-                queries = jax.device_get(
-                    self.models.panel.prepare(self.models.verifier_params, prompts)
-                )
+                params = first_copy(self.models.verifier_params)
+                queries = jax.device_get(self.models.panel.prepare(params, prompts))
             except ValueError:
                 raise
             except Exception as error:
@@ -191,7 +190,7 @@ class Forest:
             return branch, self._unwrap(key)
 
         def build():
-            return over_branches(over(move, (None, None, 0, 0, 0, 0)), self.mesh, shared=2)
+            return self.models.over_branches(over(move, (None, None, 0, 0, 0, 0)), shared=2)
 
         def block(part, branches):
             own = moves[part]
@@ -244,7 +243,7 @@ class Forest:
                 made = families(params, condition, s, branches, keys, children)
                 return jax.tree.map(lambda x: x.reshape(math.prod(x.shape[:2]), *x.shape[2:]), made)
 
-            return over_branches(flat, self.mesh, shared=3)
+            return self.models.over_branches(flat, shared=3)
 
         number = self._copy(np.int32(segment))
 
@@ -316,7 +315,7 @@ class Forest:
 
         def build(function, shared, mapped):
             each = over(function, (None,) * shared + (0,) * mapped)
-            return lambda: over_branches(each, self.mesh, shared=shared)
+            return lambda: self.models.over_branches(each, shared=shared)
 
         slots, pool = self._slots(fidelity, branches)
         dead = rows - len(slots)
@@ -359,7 +358,7 @@ class Forest:
                     )
                 return found
 
-            return over_branches(score, self.mesh, shared=2)
+            return self.models.over_branches(score, shared=2)
 
         work = dict(live=seen.live, dead=len(seen.frames) - seen.live)
         scores = []
@@ -393,10 +392,10 @@ class Forest:
         padded = np.zeros((width, len(panel.names)), np.float32)
         padded[: len(scores)] = scores
         valid = np.arange(width) < len(scores)
-        args = self._copy((padded, valid))
         key = "value", panel.names, aggregation
         function = partial(panel.value, aggregation=aggregation)
-        return np.asarray(self._call("search", key, lambda: function, *args))[: len(scores)]
+        found = self._call("search", key, lambda: function, padded, valid)
+        return np.asarray(found)[: len(scores)]
 
     def states(self) -> dict[Name, list[np.ndarray]]:
         """The leaves of every held branch with its keys, on the host."""
@@ -437,12 +436,14 @@ class Forest:
             key = jax.random.fold_in(jax.random.wrap_key_data(data), 0)
             branch = generator.init(params, condition, key)
             key = noise.chain(key, 1 + self._room) if self._room else key
-            both = branch, self._unwrap(key)
-            return jax.tree.map(lambda x: jnp.stack([x] * self.mesh.shape[BRANCH]), both)
+            return jax.tree.map(lambda x: x[None], (branch, self._unwrap(key)))
+
+        def build():
+            return self.models.over_branches(root, shared=3)
 
         name = "root", fidelity, self._room
         args = self.models.params, self._condition(fidelity), data
-        return self._divide(self._call("search", name, lambda: root, *args))
+        return self._call("search", name, build, *args, out=self._where)
 
     def _wrap(self, data):
         if not self._room:

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 
+from tts_jax.parallel import DeviceByDevice, TracedDeviceByDevice
 from tts_jax.search.flops import jaxpr_flops
 from tts_jax.search.ledger import Cost, Ledger
 
@@ -28,7 +29,7 @@ class Programs:
         self,
         cost: Cost,
         key: Hashable,
-        build: Callable[[], Callable],
+        build: Callable[[], Callable | DeviceByDevice],
         *args: Any,
         live: int = 0,
         dead: int = 0,
@@ -58,7 +59,7 @@ class Programs:
             # What a price was traced with does not say where arrays lie.
             self._traced.pop(name, None)
             traced, _ = self._trace(name, build, args, donate, out)
-            self._built[name] = traced.lower().compile()
+            self._built[name] = _compile(traced)
             cost.compilations += 1
             cost.compile_seconds += time.perf_counter() - start
         _, flops = self._traced[name]
@@ -73,7 +74,7 @@ class Programs:
         self,
         cost: Cost,
         key: Hashable,
-        build: Callable[[], Callable],
+        build: Callable[[], Callable | DeviceByDevice],
         *args: Any,
         live: int = 0,
         dead: int = 0,
@@ -116,10 +117,21 @@ class Programs:
 
     def _trace(self, name, build, args, donate, out):
         if name not in self._traced:
-            function = jax.jit(build(), donate_argnums=donate, out_shardings=out)
+            function = build()
+            if not isinstance(function, DeviceByDevice):
+                function = jax.jit(function, donate_argnums=donate, out_shardings=out)
             traced = function.trace(*args)
-            self._traced[name] = traced, jaxpr_flops(traced.jaxpr)
+            self._traced[name] = traced, jaxpr_flops(traced.jaxpr) * _devices(traced)
         return self._traced[name]
+
+
+def _devices(traced: Any) -> int:
+    """How many devices run the jaxpr; what is partitioned says so in it."""
+    return traced.devices if isinstance(traced, TracedDeviceByDevice) else 1
+
+
+def _compile(traced: Any) -> Callable:
+    return (traced if isinstance(traced, TracedDeviceByDevice) else traced.lower()).compile()
 
 
 def _shapes(args: Any) -> tuple:
