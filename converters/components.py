@@ -63,7 +63,7 @@ class Component:
 
     def abstract(self, config) -> tuple[nnx.GraphDef, dict]:
         """Graph and abstract parameters of a config."""
-        return abstract_params(lambda: self.build(config, rngs=nnx.Rngs(0)))
+        return abstract_params(self.build, config)
 
     def table(self, config) -> Rules:
         """The conversion table of a config."""

@@ -26,6 +26,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -85,8 +86,8 @@ class Network:
         return jax.jit(forward).lower(self.params, *self.inputs).compile()
 
 
-def _abstract(build: Callable[[], nnx.Module], call: Callable, *inputs) -> Network:
-    return Network(*abstract_params(build), call, inputs)
+def _abstract(model: Callable, config, call: Callable, *inputs) -> Network:
+    return Network(*abstract_params(model, config), call, inputs)
 
 
 def _apply(model: nnx.Module, *inputs):
@@ -118,7 +119,8 @@ def _randomise(model):
 
 def _paired(
     original,
-    build: Callable[[], nnx.Module],
+    model: Callable,
+    config: Any,
     rules: Rules,
     ignored: Mapping[str, str],
     call: Callable,
@@ -130,7 +132,7 @@ def _paired(
 
     Args:
       original: a torch module with random weights.
-      build: makes our module.
+      model, config: our module and its config.
       rules, ignored: the conversion table.
       call: runs our module on `inputs`.
       inputs: arrays.
@@ -143,7 +145,7 @@ def _paired(
     tensors = {name: tensor.numpy() for name, tensor in original.state_dict().items()}
     for old, new in (rename or {}).items():
         tensors = {name.replace(old, new): tensor for name, tensor in tensors.items()}
-    graph, like = abstract_params(build)
+    graph, like = abstract_params(model, config)
     params = jax.tree.map(jnp.asarray, convert(tensors, like, rules, ignored))
 
     def run_original() -> np.ndarray:
@@ -183,7 +185,8 @@ def _cogvideox_transformer(size: str, *, rotary: bool) -> Network:
 
     return _paired(
         _randomise(original),
-        lambda: cogvideox_transformer.Transformer(config, rngs=nnx.Rngs(0)),
+        cogvideox_transformer.Transformer,
+        config,
         cogvideox.TRANSFORMER_RULES,
         {},
         _apply,
@@ -219,7 +222,8 @@ def _cogvideox_vae(size: str, *, method: str) -> Network:
     shape = (3, side, side, 16) if method == "decode" else (9, 8 * side, 8 * side, 3)
     return _paired(
         _randomise(original),
-        lambda: cogvideox_vae.CausalVideoVAE(config, rngs=nnx.Rngs(0)),
+        cogvideox_vae.CausalVideoVAE,
+        config,
         cogvideox.VAE_RULES,
         {},
         lambda model, x: getattr(model, method)(x),
@@ -245,7 +249,8 @@ def _t5(size: str) -> Network:
     config = T5Config.from_reference(published.to_dict())
     return _paired(
         T5EncoderModel(published),
-        lambda: T5Encoder(config, rngs=nnx.Rngs(0)),
+        T5Encoder,
+        config,
         T5_RULES,
         IGNORED,
         _apply,
@@ -271,7 +276,8 @@ def _clip_text(size: str) -> Network:
     config = TextConfig.from_reference(fields)
     return _paired(
         CLIPTextModel(published),
-        lambda: TextTower(config, rngs=nnx.Rngs(0)),
+        TextTower,
+        config,
         CLIP_TEXT_RULES,
         CLIP_TEXT_IGNORED,
         lambda model, tokens: model(tokens)[0],
@@ -334,7 +340,8 @@ def _pyramid_flow_flux(size: str) -> Network:
 
     return _paired(
         _randomise(original),
-        lambda: Transformer(config, rngs=nnx.Rngs(0)),
+        Transformer,
+        config,
         pyramid_flow.FLUX_RULES,
         {},
         _denoise,
@@ -370,7 +377,8 @@ def _pyramid_flow_mmdit(size: str) -> Network:
 
     return _paired(
         _randomise(original),
-        lambda: MMDiT(config, rngs=nnx.Rngs(0)),
+        MMDiT,
+        config,
         pyramid_flow.mmdit_rules(blocks),
         {},
         _denoise,
@@ -399,7 +407,7 @@ def _pyramid_flow_vae(size: str, *, method: str) -> Network:
         decoder_temporal_up=resampled,
         decoder_groups=min(channels[0], 32),
     )
-    graph, like = abstract_params(lambda: pyramid_flow_vae.CausalVideoVAE(config, rngs=nnx.Rngs(0)))
+    graph, like = abstract_params(pyramid_flow_vae.CausalVideoVAE, config)
     params = jax.tree.map(lambda leaf: jnp.asarray(_draw(*leaf.shape)) * leaf.size**-0.5, like)
     shape = (2, side, side, 16) if method == "decode" else (9, 8 * side, 8 * side, 3)
     inputs = (jnp.asarray(_draw(1, *shape)),)
@@ -481,19 +489,19 @@ def _layered(layers: int) -> dict[str, Network]:
     t5 = T5Config(vocabulary=64, width=64, heads=2, head_size=64, layers=layers, mlp=160)
     clip = TextConfig(vocabulary=64, length=16, width=64, heads=2, layers=layers, mlp=256)
     tokens, shapes = _shape(1, 16, dtype=jnp.int32), _denoiser_shapes(16, 64)
-    rngs = lambda: nnx.Rngs(0)  # noqa: E731
     return {
-        "pyramid_flow_flux": _abstract(lambda: Transformer(flux, rngs=rngs()), _denoise, *shapes),
-        "pyramid_flow_mmdit": _abstract(lambda: MMDiT(mmdit, rngs=rngs()), _denoise, *shapes),
+        "pyramid_flow_flux": _abstract(Transformer, flux, _denoise, *shapes),
+        "pyramid_flow_mmdit": _abstract(MMDiT, mmdit, _denoise, *shapes),
         "cogvideox_5b": _abstract(
-            lambda: cogvideox_transformer.Transformer(cogvideo, rngs=rngs()),
+            cogvideox_transformer.Transformer,
+            cogvideo,
             _apply,
             _shape(1, 2, 8, 8, 16),
             _shape(1, 16, 64),
             _shape(1),
         ),
-        "t5": _abstract(lambda: T5Encoder(t5, rngs=rngs()), _apply, tokens),
-        "clip_text": _abstract(lambda: TextTower(clip, rngs=rngs()), _apply, tokens),
+        "t5": _abstract(T5Encoder, t5, _apply, tokens),
+        "clip_text": _abstract(TextTower, clip, _apply, tokens),
     }
 
 
@@ -543,34 +551,28 @@ def decoders(small: bool = False) -> dict[str, Network]:
     Args:
       small: whether the videos have a few tiles only.
     """
-    pyramid = pyramid_flow_vae.VAEConfig.published()
-    cogvideo = cogvideox_vae.VAEConfig.cogvideox_5b()
+    pyramid = pyramid_flow_vae.CausalVideoVAE, pyramid_flow_vae.VAEConfig.published()
+    cogvideo = cogvideox_vae.CausalVideoVAE, cogvideox_vae.VAEConfig.cogvideox_5b()
     tall, wide = (4, 40) if small else (16, 80)
     video = _shape(1, tall, 3 * wide // 5, wide, 16)
-
-    def build_pyramid():
-        return pyramid_flow_vae.CausalVideoVAE(pyramid, rngs=nnx.Rngs(0))
-
-    def build_cogvideo():
-        return cogvideox_vae.CausalVideoVAE(cogvideo, rngs=nnx.Rngs(0))
 
     frames, side = (3, 45) if small else (13, 90)
     clip = _shape(1, frames, 2 * side // 3, side, 16)
     calls = {
-        "pyramid_flow, whole": (build_pyramid, lambda vae, z: vae.decode(z), video),
+        "pyramid_flow, whole": (*pyramid, lambda vae, z: vae.decode(z), video),
         "pyramid_flow, windows of 1": (
-            build_pyramid,
+            *pyramid,
             lambda vae, z: vae.decode_chunked(z, 1),
             video,
         ),
         "pyramid_flow, tiles of 256, windows of 1": (
-            build_pyramid,
+            *pyramid,
             lambda vae, z: vae.decode_tiled(z, 256, 1),
             video,
         ),
-        "cogvideox, windows of 2": (build_cogvideo, lambda vae, z: vae.decode(z), clip),
+        "cogvideox, windows of 2": (*cogvideo, lambda vae, z: vae.decode(z), clip),
         "cogvideox, tiles, windows of 2": (
-            build_cogvideo,
+            *cogvideo,
             lambda vae, z: vae.decode_tiled(z),
             clip,
         ),

@@ -278,7 +278,7 @@ def measure_sharing(
       `units`: for each, `exact` and `executed`, pairs of operations with sharing and without.
       `total`: the ratios of their sums, where all units are counted.
     """
-    graph, params = abstract_params(lambda: Transformer(transformer, rngs=nnx.Rngs(0)))
+    graph, params = abstract_params(Transformer, transformer)
 
     def count(sampler, unit):
         return sibling_flops(graph, params, transformer, sampler, text, unit, children)

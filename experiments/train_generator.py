@@ -50,7 +50,7 @@ def encode_videos(generator, vae, texts, seeds, cache: Path) -> np.ndarray:
     """Latents of rendered captions in the denoiser's scale, cached, [N, T, h, w, C] float16."""
     if cache.exists():
         return np.load(cache)
-    graph, _ = init_params(lambda: CausalVideoVAE(generator.config.vae, rngs=nnx.Rngs(0)))
+    graph, _ = init_params(CausalVideoVAE, generator.config.vae)
 
     @jax.jit
     def encode(frames):
@@ -113,12 +113,8 @@ def main(options: flags.FlagValues) -> None:
     tokens, _ = generator.tokenizer.tokenize(texts)
     unconditional, _ = generator.tokenizer.tokenize([""])
 
-    text_graph, text = init_params(
-        lambda: TextTower(generator.config.text, rngs=nnx.Rngs(config.seed))
-    )
-    graph, transformer = init_params(
-        lambda: Transformer(generator.config.transformer, rngs=nnx.Rngs(config.seed + 1))
-    )
+    text_graph, text = init_params(TextTower, generator.config.text, config.seed)
+    graph, transformer = init_params(Transformer, generator.config.transformer, config.seed + 1)
 
     if config.initial:
         folder = Path(config.initial)

@@ -76,7 +76,7 @@ def main(options: flags.FlagValues) -> None:
     use_all_cores()
     config, workdir = options.config, Path(options.workdir)
     model = VAEConfig(**config.model)
-    graph, params = init_params(lambda: CausalVideoVAE(model, rngs=nnx.Rngs(config.seed)))
+    graph, params = init_params(CausalVideoVAE, model, config.seed)
 
     def loss(params, batch, key):
         frames = batch.astype(jnp.float32) / 255

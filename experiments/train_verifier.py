@@ -350,7 +350,7 @@ def main(flags) -> None:
     model = parse_config(config.name, config.model.to_dict())
     tokenizer = open_tokenizer(ASSET, model.text.length)
     verifier = TRAINED[config.name][0](model, tokenizer)
-    graph, params = init_params(lambda: CLIP(model, rngs=nnx.Rngs(config.seed)))
+    graph, params = init_params(CLIP, model, config.seed)
     if config.initial:
         params = warm_start(params, config.initial)
     workdir.mkdir(parents=True, exist_ok=True)

@@ -15,16 +15,13 @@ from tts_jax.checkpoints import (
 )
 
 
-def build():
-    class Net(nnx.Module):
-        def __init__(self):
-            self.layers = nnx.List([nnx.Linear(2, 3, rngs=nnx.Rngs(i)) for i in range(2)])
-
-    return Net()
+class Net(nnx.Module):
+    def __init__(self, layers, *, rngs):
+        self.layers = nnx.List([nnx.Linear(2, 3, rngs=rngs) for _ in range(layers)])
 
 
 def test_names_are_the_keys_joined_by_dots():
-    _, params = init_params(build)
+    _, params = init_params(Net, 2)
     assert list(flatten(params)) == [
         "layers.0.bias",
         "layers.0.kernel",
@@ -36,14 +33,14 @@ def test_names_are_the_keys_joined_by_dots():
 
 
 def test_abstract_parameters_have_the_shapes_of_real_ones():
-    graph, abstract = abstract_params(build)
-    _, params = init_params(build)
+    graph, abstract = abstract_params(Net, 2)
+    _, params = init_params(Net, 2)
     assert jax.tree.map(lambda x: x.shape, abstract) == jax.tree.map(lambda x: x.shape, params)
     assert len(nnx.merge(graph, params).layers) == 2
 
 
 def test_a_saved_file_loads_to_the_same_numbers(tmp_path):
-    _, params = init_params(build)
+    _, params = init_params(Net, 2)
     save_safetensors(tmp_path / "net.safetensors", params, np.float32)
     loaded = load_safetensors(tmp_path / "net.safetensors", params)
     jax.tree.map(np.testing.assert_array_equal, loaded, params)

@@ -5,8 +5,10 @@ models are small safetensors files, one per part. Converted models are one orbax
 folder `params`, whose tree is {part: {flat name: array}}; it is read straight onto devices.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -35,19 +37,36 @@ def unflatten(flat: Mapping[str, object], like: Mapping) -> dict:
     return jax.tree.unflatten(tree, [flat[name] for name in names])
 
 
-def abstract_params(build: Callable[[], nnx.Module]) -> tuple[nnx.GraphDef, dict]:
-    """Graph and abstract parameters (ShapeDtypeStruct leaves) of a model, allocating nothing.
+class _OneKey:
+    """Stands in for `nnx.Rngs` where no number is drawn: counting draws takes long to trace."""
 
-    Args:
-      build: a function that constructs the module, e.g. `lambda: VAE(config, rngs=nnx.Rngs(0))`.
-    """
-    graph, state = nnx.split(nnx.eval_shape(build))
+    def __init__(self, key):
+        self._key = key
+
+    def params(self):
+        return self._key
+
+
+@lru_cache(maxsize=256)
+def _abstract(model, config):
+    graph, state = nnx.split(nnx.eval_shape(lambda: model(config, rngs=_OneKey(jax.random.key(0)))))
     return graph, nnx.to_pure_dict(state)
 
 
-def init_params(build: Callable[[], nnx.Module]) -> tuple[nnx.GraphDef, dict]:
-    """Graph and freshly initialised parameters of a model."""
-    graph, state = nnx.split(build())
+def abstract_params(model: Callable, config: Hashable) -> tuple[nnx.GraphDef, dict]:
+    """Graph and abstract parameters (ShapeDtypeStruct leaves) of a model, allocating nothing.
+
+    Args:
+      model: the module's class, or a function of a config and `rngs`.
+      config: of the model; equal ones are traced once.
+    """
+    graph, params = _abstract(model, config)
+    return graph, jax.tree.map(lambda x: x, params)
+
+
+def init_params(model: Callable, config: Any, seed: int = 0) -> tuple[nnx.GraphDef, dict]:
+    """Graph and freshly initialised parameters of a model; arguments as of `abstract_params`."""
+    graph, state = nnx.split(model(config, rngs=nnx.Rngs(seed)))
     return graph, nnx.to_pure_dict(state)
 
 

@@ -59,10 +59,13 @@ def test_compilations_are_of_as_many_layers_as_asked(tmp_path, capsys):
 
 def test_memory_is_what_lies_between_argument_and_result():
     class Wide(nnx.Module):
+        def __init__(self, config, *, rngs):
+            pass
+
         def __call__(self, x):
             return jnp.tanh(jnp.repeat(x, 64, axis=-1)) @ jnp.ones((64, 1))
 
-    graph, params = abstract_params(Wide)
+    graph, params = abstract_params(Wide, None)
     x = jax.ShapeDtypeStruct((1, 1, 256, 256, 1), jnp.float32)
 
     def tiled(model, x):

@@ -36,7 +36,7 @@ def test_the_assets_stay_small():
 def test_the_autoencoder_keeps_what_a_video_shows(embedded, rendered):
     generator, params = embedded
     captions, frames = rendered
-    graph, _ = init_params(lambda: CausalVideoVAE(generator.config.vae, rngs=nnx.Rngs(0)))
+    graph, _ = init_params(CausalVideoVAE, generator.config.vae)
     decoded = np.asarray(jax.jit(functools.partial(reconstruct, graph))(params["vae"], frames))
     kept = [world.grade(f, c).success for f, c in zip(decoded, captions, strict=True)]
     assert np.mean(kept) >= 0.95

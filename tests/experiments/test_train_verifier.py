@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
 from configs import train_verifier_clip, train_verifier_viclip
 from experiments import train_verifier
@@ -22,7 +21,7 @@ def setup(name):
     for tower in ("vision", "text"):
         config.model[tower].update(width=16, heads=2, layers=1, mlp=32, projection=8)
     model = parse_config(name, config.model.to_dict())
-    return config, model, *init_params(lambda: CLIP(model, rngs=nnx.Rngs(0)))
+    return config, model, *init_params(CLIP, model)
 
 
 @pytest.mark.parametrize("name", CONFIGS)

@@ -50,7 +50,7 @@ def make_reference(**changes):
 
 def ours(reference):
     config = TransformerConfig.from_reference(reference.config)
-    graph, like = abstract_params(lambda: Transformer(config, rngs=nnx.Rngs(0)))
+    graph, like = abstract_params(Transformer, config)
     tensors = {name: tensor.numpy() for name, tensor in reference.state_dict().items()}
     params = convert(tensors, like, TRANSFORMER_RULES)
     return jax.jit(lambda *args: nnx.merge(graph, params)(*args))

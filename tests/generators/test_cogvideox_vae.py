@@ -44,7 +44,7 @@ def reference():
 def run(reference):
     """`run(name, x)`: a method of our VAE on the reference's weights."""
     config = VAEConfig.from_reference(reference.config)
-    graph, like = abstract_params(lambda: CausalVideoVAE(config, rngs=nnx.Rngs(0)))
+    graph, like = abstract_params(CausalVideoVAE, config)
     tensors = {name: tensor.numpy() for name, tensor in reference.state_dict().items()}
     params = convert(tensors, like, VAE_RULES)
 

@@ -84,7 +84,7 @@ class Case:
         if not case["mixer"]:
             weights = {k: v for k, v in weights.items() if ".mixer." not in k}
         self.sampler, self.config = settings(case, fields), config
-        self.graph, like = abstract_params(lambda: Transformer(config, rngs=nnx.Rngs(0)))
+        self.graph, like = abstract_params(Transformer, config)
         self.params = convert(weights, like, transformer_rules(config))
         self.plan = Plan.of(self.sampler, config.tokens)
 

@@ -38,7 +38,7 @@ def recorded(golden):
 def model(golden, fields):
     config = TransformerConfig.from_reference(fields)
     tensors = load_file(golden("nova_transformer") / "weights.safetensors")
-    graph, like = abstract_params(lambda: Transformer(config, rngs=nnx.Rngs(0)))
+    graph, like = abstract_params(Transformer, config)
     params = convert(tensors, like, transformer_rules(config))
     return nnx.merge(graph, jax.tree.map(jnp.asarray, params))
 

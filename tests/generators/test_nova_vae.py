@@ -36,7 +36,7 @@ def recorded(golden):
 def run(golden, fields):
     """`run(name, x)`: a method of our VAE on the recorded weights, on [B, C, T, H, W]."""
     config = VAEConfig.from_reference(fields)
-    graph, like = abstract_params(lambda: CausalVideoVAE(config, rngs=nnx.Rngs(0)))
+    graph, like = abstract_params(CausalVideoVAE, config)
     params = convert(load_file(golden("nova_vae") / "weights.safetensors"), like, VAE_RULES)
     compiled = {
         name: jax.jit(lambda p, x, name=name: getattr(nnx.merge(graph, p), name)(x))
@@ -87,7 +87,7 @@ def test_posterior_samples_are_those_of_the_original(recorded, fields):
 
 def test_windows_that_are_not_filled_are_dropped():
     config = VAEConfig(channels=(2, 2, 2), layers=1, groups=1, latent_channels=2, flat=1)
-    graph, like = abstract_params(lambda: CausalVideoVAE(config, rngs=nnx.Rngs(0)))
+    graph, like = abstract_params(CausalVideoVAE, config)
 
     def shape(name, *sizes):
         run = lambda p, x: getattr(nnx.merge(graph, p), name)(x)  # noqa: E731

@@ -110,10 +110,10 @@ def test_states_come_from_t5_and_the_pooled_vector_from_clip(variant, folder):
     config = TextEncodersConfig(**{name: part[1] for name, part in parts.items()})
     encoders = TextEncoders(config, config.open_tokenizers(folder / variant))
     params = {}
-    for name, build in config.builders().items():
+    for name, network in config.networks.items():
         model, _, table = parts[name]
         tensors = {key: value.detach().numpy() for key, value in model.state_dict().items()}
-        converted = convert(tensors, abstract_params(build)[1], *table)
+        converted = convert(tensors, abstract_params(*network)[1], *table)
         params[name] = jax.tree.map(jnp.asarray, converted)
     states, mask, pooled = encoders.encode(params, TEXTS)
 

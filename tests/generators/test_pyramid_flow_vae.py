@@ -31,7 +31,7 @@ class Reference:
 
     def __init__(self, folder):
         self.config = VAEConfig.from_reference(json.loads((folder / "config.json").read_text()))
-        graph, like = abstract_params(lambda: CausalVideoVAE(self.config, rngs=nnx.Rngs(0)))
+        graph, like = abstract_params(CausalVideoVAE, self.config)
         params = convert(load_file(folder / "weights.safetensors"), like, VAE_RULES)
         self.tensors = {
             name: np.moveaxis(x, 1, -1) if x.ndim >= 4 and x.dtype != np.uint8 else x
@@ -205,7 +205,7 @@ def test_activations_are_those_of_the_reference(reference, call, activations):
 
 def test_every_published_tensor_is_taken_once(golden):
     manifest = json.loads((golden("manifests") / "pyramid_flow_vae.json").read_text())
-    _, like = abstract_params(lambda: CausalVideoVAE(VAEConfig.published(), rngs=nnx.Rngs(0)))
+    _, like = abstract_params(CausalVideoVAE, VAEConfig.published())
     assert len(check(manifest, like, VAE_RULES)) == len(manifest) == len(flatten(like))
     old_names = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
     older = {}
@@ -232,7 +232,7 @@ def test_blocks_may_differ_in_number_and_in_what_they_resample():
         decoder_temporal_up=(False, True, False),
         decoder_groups=2,
     )
-    graph, params = init_params(lambda: CausalVideoVAE(config, rngs=nnx.Rngs(0)))
+    graph, params = init_params(CausalVideoVAE, config)
     vae = nnx.merge(graph, params)
     pixels = jax.random.normal(jax.random.key(0), (2, 5, 8, 6, 3))
     moments = jax.eval_shape(vae.encode, pixels)

@@ -79,7 +79,7 @@ def test_a_published_tower_gives_what_the_original_does(build, activation, eos):
         for parameter in original.parameters():
             parameter.copy_(0.3 * torch.randn(parameter.shape) + (parameter.ndim == 1) * 0.5)
     config = TextConfig.from_reference({**published.to_dict(), "architectures": [build.__name__]})
-    graph, like = abstract_params(lambda: TextTower(config, rngs=nnx.Rngs(0)))
+    graph, like = abstract_params(TextTower, config)
     tensors = {name: tensor.numpy() for name, tensor in original.state_dict().items()}
     params = convert(tensors, like, CLIP_TEXT_RULES, CLIP_TEXT_IGNORED)
     ours = nnx.merge(graph, jax.tree.map(jnp.asarray, params))
@@ -109,5 +109,5 @@ def test_a_published_tower_gives_what_the_original_does(build, activation, eos):
     ],
 )
 def test_published_towers_have_their_number_of_parameters(config, parameters):
-    _, like = abstract_params(lambda: TextTower(config, rngs=nnx.Rngs(0)))
+    _, like = abstract_params(TextTower, config)
     assert sum(leaf.size for leaf in flatten(like).values()) == parameters

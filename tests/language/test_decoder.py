@@ -74,7 +74,7 @@ def pair(request):
     original = build(published).eval()
     randomise(original, seed=4)
     config = DecoderConfig.from_reference(published.to_dict())
-    graph, like = abstract_params(lambda: Decoder(config, rngs=nnx.Rngs(0)))
+    graph, like = abstract_params(Decoder, config)
     tied = config.head == "tied"
     tensors = {name: tensor.numpy() for name, tensor in original.state_dict().items()}
     params = convert(tensors, like, decoder_rules(head=not tied), TIED if tied else IGNORED)
@@ -258,7 +258,7 @@ def test_every_tensor_of_the_full_size_is_taken_once(build, fields, config, para
     )
     with torch.device("meta"):
         shapes = {n: list(t.shape) for n, t in build(published).state_dict().items()}
-    _, like = abstract_params(lambda: Decoder(config, rngs=nnx.Rngs(0)))
+    _, like = abstract_params(Decoder, config)
     assert len(check(shapes, like, decoder_rules(), IGNORED)) == len(shapes)
     assert sum(leaf.size for leaf in flatten(like).values()) == parameters
 

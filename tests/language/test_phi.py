@@ -19,7 +19,7 @@ from tts_jax.language.phi import PhiConfig, PhiEncoder, PhiTokenizer
 
 
 def encoder(config, tensors):
-    graph, like = abstract_params(lambda: PhiEncoder(config, rngs=nnx.Rngs(0)))
+    graph, like = abstract_params(PhiEncoder, config)
     params = convert(tensors, like, PHI_RULES, PHI_IGNORED)
     return nnx.merge(graph, jax.tree.map(jnp.asarray, params))
 
@@ -77,7 +77,7 @@ def test_states_are_the_recorded_ones(golden):
 
 def test_every_published_tensor_is_taken_once(golden):
     manifest = json.loads((golden("manifests") / "nova_text_encoder_phi2.json").read_text())
-    _, like = abstract_params(lambda: PhiEncoder(PhiConfig.phi_2(), rngs=nnx.Rngs(0)))
+    _, like = abstract_params(PhiEncoder, PhiConfig.phi_2())
     assert len(check(manifest, like, PHI_RULES, PHI_IGNORED)) == len(manifest)
     causal = {f"model.{name}": shape for name, shape in manifest.items()}
     causal |= {"lm_head.weight": [51200, 2560], "lm_head.bias": [51200]}

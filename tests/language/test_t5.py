@@ -52,7 +52,7 @@ def pair(request):
     original = build(published).eval()
     randomise(original, seed=3)
     config = T5Config.from_reference(published.to_dict())
-    graph, like = abstract_params(lambda: T5Encoder(config, rngs=nnx.Rngs(0)))
+    graph, like = abstract_params(T5Encoder, config)
     tensors = {name: tensor.numpy() for name, tensor in original.state_dict().items()}
     params = convert(tensors, like, rules, IGNORED)
     return original, nnx.merge(graph, jax.tree.map(jnp.asarray, params)), published
@@ -112,14 +112,14 @@ def test_distances_fall_into_the_buckets_of_the_original(buckets, max_distance):
 )
 def test_every_published_tensor_is_taken_once(golden, name, config, rules, parameters):
     manifest = json.loads((golden("manifests") / f"{name}.json").read_text())
-    _, like = abstract_params(lambda: T5Encoder(config, rngs=nnx.Rngs(0)))
+    _, like = abstract_params(T5Encoder, config)
     assert len(check(manifest, like, rules, IGNORED)) == len(manifest)
     assert sum(leaf.size for leaf in flatten(like).values()) == parameters
 
 
 def test_a_tensor_of_the_other_family_is_a_fault(golden):
     manifest = json.loads((golden("manifests") / "umt5_xxl_encoder.json").read_text())
-    _, like = abstract_params(lambda: T5Encoder(T5Config.t5_v1_1_xxl(), rngs=nnx.Rngs(0)))
+    _, like = abstract_params(T5Encoder, T5Config.t5_v1_1_xxl())
     with pytest.raises(ConversionError, match=r"block\.23.*relative_attention_bias"):
         check(manifest, like, T5_RULES, IGNORED)
 

@@ -113,7 +113,7 @@ def siblings():
         text_width=16,
         pooled_width=16,
     )
-    graph, params = abstract_params(lambda: Transformer(config, rngs=nnx.Rngs(0)))
+    graph, params = abstract_params(Transformer, config)
     text, history = jnp.ones((2, 8, 16)), jnp.ones((2, 2, 8, 8, 4))
 
     def child(params, text, history, own):

@@ -46,7 +46,7 @@ def open_judge(golden):
         folder = golden(name)
         fields = json.loads((folder / "config.json").read_text())
         config = read(fields)
-        graph, like = abstract_params(lambda: build(config, rngs=nnx.Rngs(0)))
+        graph, like = abstract_params(build, config)
         tensors = prepare(load_file(folder / "weights.safetensors"))
         params = jax.tree.map(jnp.asarray, convert(tensors, like, rules, ignored))
         return Judge(fields, config, graph, params, load_file(folder / "io.safetensors"))
@@ -60,7 +60,7 @@ def check_manifest(golden):
 
     def run(name, build, config, rules, ignored=None, prepare=dict):
         shapes = json.loads((golden("manifests") / f"{name}.json").read_text())
-        _, like = abstract_params(lambda: build(config, rngs=nnx.Rngs(0)))
+        _, like = abstract_params(build, config)
         steps = check(prepare(shapes), like, rules, ignored)
         assert len({step.source for step in steps}) == len(steps)
         return len(steps)

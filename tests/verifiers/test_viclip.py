@@ -57,7 +57,7 @@ def reference(golden):
             key = f"viclip_{tower}{manifest['seed']}/{name}"
             value = recipe(key, rule["shape"], rule["mult"], rule["add"])
             tensors[f"{tower}_encoder.{name}"] = value
-    graph, like = abstract_params(lambda: CLIP(config, rngs=nnx.Rngs(0)))
+    graph, like = abstract_params(CLIP, config)
     params = convert(split_fused(tensors), like, VICLIP_RULES)
     model = nnx.merge(graph, jax.tree.map(jnp.asarray, params))
     return model, outputs, manifest["viclip_vision"]["inputs"]["video"]

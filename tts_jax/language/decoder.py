@@ -12,6 +12,7 @@ V vocabulary  P prefixes, of which each serves B / P rows.
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -25,6 +26,7 @@ from tts_jax.nn.embeddings import frequencies, rotate_halves
 from tts_jax.nn.linear import Linear
 from tts_jax.nn.mlp import GatedMLP
 from tts_jax.nn.norms import RMSNorm
+from tts_jax.nn.stack import stacked
 
 FAMILIES = ("llama", "mistral", "qwen2")
 _NEVER = jnp.finfo(jnp.float32).min
@@ -290,8 +292,7 @@ class Decoder(nnx.Module):
             embedding_init=nnx.initializers.normal(0.02),
             rngs=rngs,
         )
-        keys = jax.random.split(rngs.params(), config.layers)
-        self.blocks = jax.vmap(lambda key: Block(config, rngs=nnx.Rngs(key)))(keys)
+        self.blocks = stacked(partial(Block, config), config.layers, rngs=rngs)
         self.norm = RMSNorm(config.width, eps=config.epsilon, rngs=rngs)
         if config.head == "own":
             self.head = Linear(config.width, config.vocabulary, use_bias=False, rngs=rngs)

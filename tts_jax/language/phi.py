@@ -9,6 +9,7 @@ B batch  L tokens  D width  N heads  K head size  M hidden size of the feed-forw
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -24,6 +25,7 @@ from tts_jax.nn.attention import attend
 from tts_jax.nn.embeddings import frequencies
 from tts_jax.nn.linear import Linear
 from tts_jax.nn.norms import LayerNorm
+from tts_jax.nn.stack import stacked
 
 END = "<|endoftext|>"
 
@@ -152,8 +154,7 @@ class PhiEncoder(nnx.Module):
     def __init__(self, config: PhiConfig, *, rngs: nnx.Rngs):
         self.config = config
         self.token = nnx.Embed(config.vocabulary, config.width, rngs=rngs)
-        keys = jax.random.split(rngs.params(), config.layers)
-        self.blocks = jax.vmap(lambda key: Block(config, rngs=nnx.Rngs(key)))(keys)
+        self.blocks = stacked(partial(Block, config), config.layers, rngs=rngs)
         self.norm = LayerNorm(config.width, eps=config.epsilon)
 
     def __call__(self, tokens: Array) -> Array:

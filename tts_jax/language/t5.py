@@ -9,6 +9,7 @@ B batch  L tokens  D width  N heads  K head size  M hidden size of the feed-forw
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,7 @@ from jax import Array
 
 from tts_jax.nn.linear import Linear
 from tts_jax.nn.norms import RMSNorm
+from tts_jax.nn.stack import stacked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,8 +166,7 @@ class T5Encoder(nnx.Module):
         tables = (config.layers,) if config.bias_per_layer else ()
         shape = (*tables, config.buckets, config.heads)
         self.bias = nnx.Param(normal(config.width**-0.5)(rngs.params(), shape))
-        keys = jax.random.split(rngs.params(), config.layers)
-        self.blocks = jax.vmap(lambda key: Block(config, rngs=nnx.Rngs(key)))(keys)
+        self.blocks = stacked(partial(Block, config), config.layers, rngs=rngs)
         self.norm = RMSNorm(config.width, eps=config.epsilon, rngs=rngs)
 
     def __call__(self, tokens: Array, mask: Array | None = None) -> Array:

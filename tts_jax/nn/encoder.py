@@ -7,6 +7,7 @@ B batch  L tokens  D width  N heads  K head size  M hidden size of the feed-forw
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ from flax import nnx
 from jax import Array
 
 from tts_jax.nn.embeddings import rotate_halves
+from tts_jax.nn.stack import stacked
 
 
 def quick_gelu(x: Array) -> Array:
@@ -114,8 +116,7 @@ class Block(nnx.Module):
 
 def stack(config: EncoderConfig, *, rngs: nnx.Rngs) -> Block:
     """`config.layers` blocks in one module whose leaves have a leading layer axis."""
-    keys = jax.random.split(rngs.params(), config.layers)
-    return jax.vmap(lambda key: Block(config, rngs=nnx.Rngs(key)))(keys)
+    return stacked(partial(Block, config), config.layers, rngs=rngs)
 
 
 def run(

@@ -92,9 +92,7 @@ class AestheticVerifier:
     def __init__(self, config: AestheticConfig):
         """Builds the graph; allocates no parameters."""
         self.config = config
-        self.graph, self.abstract_params = abstract_params(
-            lambda: Aesthetic(config, rngs=nnx.Rngs(0))
-        )
+        self.graph, self.abstract_params = abstract_params(Aesthetic, config)
 
     def prepare(self, params: dict, prompts: Sequence[str]) -> Array:
         """An empty query per prompt, [P, 0] float32."""

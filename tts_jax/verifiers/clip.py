@@ -84,7 +84,7 @@ class ClipVerifier:
         """
         self.config = config
         self.tokenizer = tokenizer
-        self.graph, self.abstract_params = abstract_params(lambda: CLIP(config, rngs=nnx.Rngs(0)))
+        self.graph, self.abstract_params = abstract_params(CLIP, config)
 
     def prepare(self, params: dict, prompts: Sequence[str]) -> Array:
         """Unit text embeddings.

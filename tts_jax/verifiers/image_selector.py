@@ -171,9 +171,7 @@ class ImageSelectorVerifier:
         self.reader = reader
         self.questions = dict(questions)
         self.mode = mode
-        self.graph, self.abstract_params = abstract_params(
-            lambda: ImageSelector(config, rngs=nnx.Rngs(0))
-        )
+        self.graph, self.abstract_params = abstract_params(ImageSelector, config)
 
     def prepare(self, params: dict, prompts: Sequence[str]) -> Questions:
         """Token ids of the three questions about each prompt."""

@@ -164,9 +164,7 @@ class VideoLLaMA3Verifier:
         self.question = question
         self.rate = rate
         self.graded = graded
-        self.graph, self.abstract_params = abstract_params(
-            lambda: VideoLLaMA3(config, rngs=nnx.Rngs(0))
-        )
+        self.graph, self.abstract_params = abstract_params(VideoLLaMA3, config)
 
     def prepare(self, params: dict, prompts: Sequence[str]) -> Questions:
         """Token ids of what follows the video, of each prompt."""

@@ -179,9 +179,7 @@ class VideoRewardVerifier:
         self.template = template
         self.rate = rate
         self.output = output
-        self.graph, self.abstract_params = abstract_params(
-            lambda: VideoReward(config, rngs=nnx.Rngs(0))
-        )
+        self.graph, self.abstract_params = abstract_params(VideoReward, config)
 
     def prepare(self, params: dict, prompts: Sequence[str]) -> Questions:
         """Token ids of what follows the video, of each prompt."""

@@ -10,6 +10,7 @@ B branches  T frames  H W frame size  h w patches of a column and a row  n laten
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +24,7 @@ from tts_jax.nn.attention import attend
 from tts_jax.nn.linear import Linear
 from tts_jax.nn.mlp import GatedMLP
 from tts_jax.nn.norms import RMSNorm
+from tts_jax.nn.stack import stacked
 from tts_jax.verifiers.judging import ROW, Questions, Reader, pack, weave
 from tts_jax.vision.resize import fit_between, normalise_levels, resize, to_levels
 from tts_jax.vision.siglip import MEAN, STD, SiglipConfig, SiglipTower, by_frame
@@ -163,8 +165,7 @@ class Perceiver(nnx.Module):
         self.latents = nnx.Param(
             nnx.initializers.normal(0.02)(rngs.params(), (config.perceiver.latents, width))
         )
-        keys = jax.random.split(rngs.params(), config.perceiver.layers)
-        self.blocks = jax.vmap(lambda key: PerceiverBlock(config, rngs=nnx.Rngs(key)))(keys)
+        self.blocks = stacked(partial(PerceiverBlock, config), config.perceiver.layers, rngs=rngs)
         self.norm = RMSNorm(width, eps=config.decoder.epsilon, rngs=rngs)
 
     def __call__(self, context: Array, seen: Array | None) -> Array:
@@ -257,9 +258,7 @@ class VideoScoreVerifier:
         self.reader = reader
         self.template = template
         self.output = output
-        self.graph, self.abstract_params = abstract_params(
-            lambda: VideoScore(config, rngs=nnx.Rngs(0))
-        )
+        self.graph, self.abstract_params = abstract_params(VideoScore, config)
 
     def prepare(self, params: dict, prompts: Sequence[str]) -> Questions:
         """Token ids of the text before the frames, of each prompt."""

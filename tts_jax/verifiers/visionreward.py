@@ -245,9 +245,7 @@ class VisionRewardVerifier:
         self.checklist = checklist
         self.rate = rate
         self.graded = graded
-        self.graph, self.abstract_params = abstract_params(
-            lambda: VisionReward(config, rngs=nnx.Rngs(0))
-        )
+        self.graph, self.abstract_params = abstract_params(VisionReward, config)
 
     def prepare(self, params: dict, prompts: Sequence[str]) -> Questions:
         """Token ids of all questions about each prompt."""

@@ -7,6 +7,7 @@ B frames  S frame size  P patches  D width of the tower  E width of the language
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from jax import Array
 from tts_jax.nn.encoder import ACTIVATIONS, Attention, EncoderConfig, FeedForward
 from tts_jax.nn.linear import Linear
 from tts_jax.nn.mlp import GatedMLP
+from tts_jax.nn.stack import stacked
 from tts_jax.vision.siglip import patches
 
 
@@ -126,8 +128,7 @@ class EVATower(nnx.Module):
         self.patch_bias = nnx.Param(jnp.zeros(width))
         self.class_row = nnx.Param(normal(rngs.params(), (width,)))
         self.position = nnx.Param(normal(rngs.params(), (side**2 + 1, width)))
-        keys = jax.random.split(rngs.params(), config.layers)
-        self.blocks = jax.vmap(lambda key: Block(config.encoder, rngs=nnx.Rngs(key)))(keys)
+        self.blocks = stacked(partial(Block, config.encoder), config.layers, rngs=rngs)
         self.join = nnx.Param(normal(rngs.params(), (2, 2, width, width)))
         self.join_bias = nnx.Param(jnp.zeros(width))
         self.linear = Linear(width, config.outputs, use_bias=False, rngs=rngs)

@@ -15,10 +15,10 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
-from tts_jax.checkpoints import abstract_params, init_params
 from tts_jax.generators.cogvideox.scheduler import Coefficients, Schedule
 from tts_jax.generators.cogvideox.transformer import Transformer, TransformerConfig
 from tts_jax.generators.cogvideox.vae import DECODER_WINDOW, CausalVideoVAE, VAEConfig
+from tts_jax.generators.networks import Networks
 from tts_jax.generators.protocol import Look, Params
 from tts_jax.language.published import open_published
 from tts_jax.language.t5 import T5Config, T5Encoder
@@ -229,7 +229,7 @@ class Branch:
     previous: Array
 
 
-class CogVideoX:
+class CogVideoX(Networks):
     """The generator protocol over CogVideoX; see `tts_jax.generators.protocol.Generator`."""
 
     name = "cogvideox"
@@ -246,21 +246,16 @@ class CogVideoX:
         self.config = config
         self.tokenizers = tokenizers
         self.tokenizer = tokenizers["t5"]
-        abstract = {name: abstract_params(build) for name, build in self._builders().items()}
-        self._graphs = {name: graph for name, (graph, _) in abstract.items()}
-        self.abstract_params = {name: params for name, (_, params) in abstract.items()}
 
-    def _builders(self):
+    @property
+    def networks(self) -> dict:
+        """The module and the config of every part."""
         config = self.config
         return {
-            "t5": lambda: T5Encoder(config.t5, rngs=nnx.Rngs(0)),
-            "transformer": lambda: Transformer(config.transformer, rngs=nnx.Rngs(1)),
-            "vae": lambda: CausalVideoVAE(config.vae, rngs=nnx.Rngs(2)),
+            "t5": (T5Encoder, config.t5),
+            "transformer": (Transformer, config.transformer),
+            "vae": (CausalVideoVAE, config.vae),
         }
-
-    def init_params(self) -> dict:
-        """Untrained parameters, always the same."""
-        return {name: init_params(build)[1] for name, build in self._builders().items()}
 
     @property
     def num_segments(self) -> int:
@@ -363,7 +358,7 @@ class CogVideoX:
         """The guided clean estimate at the state before step `index`, [T, H, W, C]."""
         schedule, texts = self._schedule, condition.text.shape[0]
         index = jnp.asarray(index)
-        velocities = nnx.merge(self._graphs["transformer"], params["transformer"])(
+        velocities = self.network(params, "transformer")(
             jnp.broadcast_to(latents, (texts, *latents.shape)),
             condition.text,
             jnp.full(texts, jnp.asarray(schedule.timesteps, jnp.float32)[index]),
@@ -474,7 +469,7 @@ class CogVideoX:
 
     def decode(self, params: Params, latents: Array) -> Array:
         """Frames of latents, [T, H, W, C] -> [1 + 4(T-1), 8H, 8W, 3], float32 in [0, 1]."""
-        vae = nnx.merge(self._graphs["vae"], params["vae"])
+        vae = self.network(params, "vae")
         run = vae.decode_tiled if self.config.sampler.tiled else vae.decode
         return jnp.clip(run(latents[None] / self.config.vae.scale)[0] * 0.5 + 0.5, 0.0, 1.0)
 

@@ -9,6 +9,7 @@ K head size. Channels last.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +21,7 @@ from tts_jax.nn.attention import attend
 from tts_jax.nn.embeddings import frequencies, rotate_pairs, timestep_sinusoid
 from tts_jax.nn.linear import Linear
 from tts_jax.nn.norms import LayerNorm
+from tts_jax.nn.stack import stacked
 
 QK_EPSILON = 1e-6
 
@@ -329,8 +331,7 @@ class Transformer(nnx.Module):
         self.time_embed = MLP((width, config.time_width, config.time_width), jax.nn.silu, rngs=rngs)
         self.text_embed = Linear(config.text_width, width, rngs=rngs)
         self.latent_embed = Linear(token, width, rngs=rngs)
-        keys = jax.random.split(rngs.params(), config.layers)
-        self.blocks = jax.vmap(lambda key: Block(config, rngs=nnx.Rngs(key)))(keys)
+        self.blocks = stacked(partial(Block, config), config.layers, rngs=rngs)
         self.norm_final = LayerNorm(width, eps=config.epsilon)
         self.norm_out = ModulatedNorm(config, 2, rngs=rngs)
         self.out = Linear(width, token, rngs=rngs)

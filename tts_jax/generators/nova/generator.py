@@ -13,10 +13,9 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jax import Array
 
-from tts_jax.checkpoints import abstract_params, init_params
+from tts_jax.generators.networks import Networks
 from tts_jax.generators.nova import sampler as nova
 from tts_jax.generators.nova.sampler import Condition, Frame, Plan, SamplerConfig
 from tts_jax.generators.nova.transformer import (
@@ -143,7 +142,7 @@ class Branch:
     features: Array
 
 
-class Nova:
+class Nova(Networks):
     """The generator protocol over NOVA; see `tts_jax.generators.protocol.Generator`.
 
     A denoiser call is one of the image encoder, with the diffusion of a set that follows it; the
@@ -164,21 +163,16 @@ class Nova:
         self.config = config
         self.tokenizers = tokenizers
         self.tokenizer = tokenizers["phi"]
-        abstract = {name: abstract_params(build) for name, build in self._builders().items()}
-        self._graphs = {name: graph for name, (graph, _) in abstract.items()}
-        self.abstract_params = {name: params for name, (_, params) in abstract.items()}
 
-    def _builders(self):
+    @property
+    def networks(self) -> dict:
+        """The module and the config of every part."""
         config = self.config
         return {
-            "phi": lambda: PhiEncoder(config.phi, rngs=nnx.Rngs(0)),
-            "transformer": lambda: Transformer(config.transformer, rngs=nnx.Rngs(1)),
-            "vae": lambda: CausalVideoVAE(config.vae, rngs=nnx.Rngs(2)),
+            "phi": (PhiEncoder, config.phi),
+            "transformer": (Transformer, config.transformer),
+            "vae": (CausalVideoVAE, config.vae),
         }
-
-    def init_params(self) -> dict:
-        """Untrained parameters, always the same."""
-        return {name: init_params(build)[1] for name, build in self._builders().items()}
 
     @property
     def units(self) -> tuple[int, ...]:
@@ -208,7 +202,7 @@ class Nova:
         return self.config.sampler.cache and self.config.sampler.frames > 1
 
     def _model(self, params: Params) -> Transformer:
-        return nnx.merge(self._graphs["transformer"], params["transformer"])
+        return self.network(params, "transformer")
 
     @cached_property
     def _encode_prompt(self):
@@ -216,7 +210,7 @@ class Nova:
 
         def encode(params, tokens, mask):
             model = self._model(params)
-            states = nnx.merge(self._graphs["phi"], params["phi"])(tokens)
+            states = self.network(params, "phi")(tokens)
             motion = (jnp.full(len(tokens), x, jnp.float32) for x in (sampler.flow, sampler.rate))
             prompts = model.embed_prompt(model.text.pad(states, mask), *motion)
             return sampler.passes.expand(prompts)
@@ -455,7 +449,7 @@ class Nova:
 
     def encode_frames(self, params: Params, frames: Array) -> Array:
         """Posterior moments of frames, [T, H, W, 3] in [0, 1] -> [T', h, w, 2C]."""
-        vae = nnx.merge(self._graphs["vae"], params["vae"])
+        vae = self.network(params, "vae")
         return vae.encode(frames[None] * 2 - 1)[0]
 
     def decode(self, params: Params, latents: Array) -> Array:
@@ -463,7 +457,7 @@ class Nova:
 
         The last latent frame fills a window that would be dropped; what it shows is left out.
         """
-        vae, count = nnx.merge(self._graphs["vae"], params["vae"]), len(latents)
+        vae, count = self.network(params, "vae"), len(latents)
         padding = whole_windows(count) - count
         latents = jnp.concatenate([latents, *[latents[-1:]] * padding])
         pixels = vae.decode(latents[None] / self.config.vae.scale)[0]

@@ -10,6 +10,7 @@ N tokens of a frame  P channels of one, p*p*C  M condition tokens of a frame  S 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,7 @@ from tts_jax.nn.attention import attend
 from tts_jax.nn.embeddings import frequencies, timestep_sinusoid
 from tts_jax.nn.linear import Linear
 from tts_jax.nn.norms import LayerNorm, layer_norm
+from tts_jax.nn.stack import stacked
 
 SINUSOID = 256  # channels of the sinusoid of a scalar
 MOTION_TOKENS = 2  # flow and frame rate
@@ -261,12 +263,6 @@ class Block(nnx.Module):
         return self.finish(x, *self.project(x), mask)
 
 
-def stack(count: int, build, *, rngs: nnx.Rngs) -> nnx.Module:
-    """`count` modules in one whose leaves have a leading layer axis."""
-    keys = jax.random.split(rngs.params(), count)
-    return jax.vmap(lambda key: build(nnx.Rngs(key)))(keys)
-
-
 def run(blocks: Block, x: Array, mask: Array | None = None) -> Array:
     """Applies stacked blocks one after the other; see `Block`."""
     return jax.lax.scan(lambda x, block: (block(x, mask), None), x, blocks)[0]
@@ -321,10 +317,8 @@ class VideoEncoder(nnx.Module):
         inputs = 4 * config.patch_channels
         self.patch_embed = Linear(inputs, config.width, rngs=rngs)
 
-        def build(rngs):
-            return Block(config.width, config.video_heads, config, rngs=rngs)
-
-        self.blocks = stack(config.video_layers, build, rngs=rngs)
+        build = partial(Block, config.width, config.video_heads, config)
+        self.blocks = stacked(build, config.video_layers, rngs=rngs)
         self.norm = LayerNorm(config.width, eps=1e-5)
         self.mixer = Mixer(config, rngs=rngs) if config.mixer_rank else None
 
@@ -406,12 +400,10 @@ class ImageEncoder(nnx.Module):
         self.config = config
         self.patch_embed = Linear(config.patch_channels, config.width, rngs=rngs)
 
-        def build(rngs):
-            return Block(config.width, config.image_heads, config, rngs=rngs)
-
+        build = partial(Block, config.width, config.image_heads, config)
         half = config.image_layers // 2
-        self.blocks = stack(half, build, rngs=rngs)
-        self.full_blocks = stack(config.image_layers - half, build, rngs=rngs)
+        self.blocks = stacked(build, half, rngs=rngs)
+        self.full_blocks = stacked(build, config.image_layers - half, rngs=rngs)
         self.norm = LayerNorm(config.width, eps=1e-5)
 
     def __call__(
@@ -469,8 +461,7 @@ class PatchDecoder(nnx.Module):
         self.patch_embed = Linear(config.patch_channels, width, rngs=rngs)
         self.time = MLP(SINUSOID, width, rngs=rngs)
         self.feature = MLP(config.width, width, rngs=rngs)
-        build = lambda rngs: DecoderBlock(width, rngs=rngs)  # noqa: E731
-        self.blocks = stack(config.decoder_layers, build, rngs=rngs)
+        self.blocks = stacked(partial(DecoderBlock, width), config.decoder_layers, rngs=rngs)
         self.modulation = Linear(width, 2 * width, rngs=rngs)
         self.head = Linear(width, config.patch_channels, rngs=rngs)
 

@@ -13,10 +13,9 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jax import Array
 
-from tts_jax.checkpoints import abstract_params, init_params
+from tts_jax.generators.networks import Networks
 from tts_jax.generators.protocol import Params
 from tts_jax.generators.pyramid_flow.mmdit import MMDiT, MMDiTConfig
 from tts_jax.generators.pyramid_flow.sampler import (
@@ -152,7 +151,7 @@ class Place:
     segment: int | Array
 
 
-class PyramidFlow:
+class PyramidFlow(Networks):
     """The generator protocol over Pyramid-Flow; see `tts_jax.generators.protocol.Generator`."""
 
     name = "pyramid_flow"
@@ -167,27 +166,22 @@ class PyramidFlow:
         self.config = config
         self.tokenizers = tokenizer if isinstance(tokenizer, Mapping) else {TEXT: tokenizer}
         self._encoders = TextEncoders(config.encoders, self.tokenizers)
-        abstract = {name: abstract_params(build) for name, build in self._builders().items()}
-        self._graphs = {name: graph for name, (graph, _) in abstract.items()}
-        self.abstract_params = {name: params for name, (_, params) in abstract.items()}
 
-    def _builders(self):
+    @property
+    def networks(self) -> dict:
+        """The module and the config of every part."""
         config = self.config
         denoiser = Transformer if isinstance(config.transformer, TransformerConfig) else MMDiT
         return {
-            **config.encoders.builders(),
-            "transformer": lambda: denoiser(config.transformer, rngs=nnx.Rngs(1)),
-            "vae": lambda: CausalVideoVAE(config.vae, rngs=nnx.Rngs(2)),
+            **config.encoders.networks,
+            "transformer": (denoiser, config.transformer),
+            "vae": (CausalVideoVAE, config.vae),
         }
 
     @property
     def tokenizer(self) -> Tokenizer:
         """Of the encoder that gives the states."""
         return self.tokenizers[TEXT if TEXT in self.tokenizers else T5]
-
-    def init_params(self) -> dict:
-        """Untrained parameters, always the same."""
-        return {name: init_params(build)[1] for name, build in self._builders().items()}
 
     @property
     def num_segments(self) -> int:
@@ -258,7 +252,7 @@ class PyramidFlow:
         return block.stage, last_ratio(self.config.sampler, block, start)
 
     def _model(self, params: Params):
-        return nnx.merge(self._graphs["transformer"], params["transformer"])
+        return self.network(params, "transformer")
 
     def encode(self, params: Params, prompts: Sequence[str]) -> Condition:
         """Text conditions of prompts, each encoded by itself so that none depends on the others.
@@ -521,7 +515,7 @@ class PyramidFlow:
 
     def decode(self, params: Params, latents: Array) -> Array:
         """Frames of latents, [T, H, W, C] -> [1 + a(T-1), s*H, s*W, 3], float32 in [0, 1]."""
-        vae, sampler = nnx.merge(self._graphs["vae"], params["vae"]), self.config.sampler
+        vae, sampler = self.network(params, "vae"), self.config.sampler
         latents = self.config.latent_factors.to_vae(latents)[None]
         if sampler.tile:
             pixels = vae.decode_tiled(latents, sampler.tile, sampler.window or None)[0]
@@ -533,7 +527,7 @@ class PyramidFlow:
 
     def encode_frames(self, params: Params, frames: Array) -> Array:
         """Posterior moments of frames, [1 + a*k, H, W, 3] in [0, 1] -> [1 + k, h, w, 2C]."""
-        vae, sampler = nnx.merge(self._graphs["vae"], params["vae"]), self.config.sampler
+        vae, sampler = self.network(params, "vae"), self.config.sampler
         pixels = 2 * frames[None] - 1
         if sampler.tile:
             window = sampler.window * vae.temporal_factor

@@ -8,6 +8,7 @@ K head size. Channels last.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import jax
@@ -29,6 +30,7 @@ from tts_jax.generators.pyramid_flow.denoiser import (
     token_grid,
 )
 from tts_jax.nn.embeddings import position_table
+from tts_jax.nn.stack import stacked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,8 +160,7 @@ class MMDiT(Denoiser):
         """Makes the position table, the stack and the block after it."""
         table = position_table(config.table_size, config.width, config.base_size)
         self.positions = nnx.Param(jnp.asarray(table, jnp.float32))
-        keys = jax.random.split(rngs.params(), config.blocks - 1)
-        self.blocks = jax.vmap(lambda key: DoubleBlock(config, rngs=nnx.Rngs(key)))(keys)
+        self.blocks = stacked(partial(DoubleBlock, config), config.blocks - 1, rngs=rngs)
         self.last_block = LastBlock(config, rngs=rngs)
 
     def embed_clip(self, latents: Array, own_grid: tuple[int, int]) -> Array:

@@ -13,10 +13,9 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from jax import Array
 
-from tts_jax.checkpoints import abstract_params
+from tts_jax.generators.networks import Networks
 from tts_jax.language.clip_text import TextConfig, TextTower
 from tts_jax.language.published import open_published
 from tts_jax.language.t5 import T5Config, T5Encoder
@@ -68,15 +67,13 @@ class TextEncodersConfig:
         towers = {CLIP: self.clip, CLIP_G: self.clip_g}
         return {name: tower for name, tower in towers.items() if tower is not None}
 
-    def builders(self) -> dict[str, Callable[[], nnx.Module]]:
-        """What makes the module of each part."""
+    @property
+    def networks(self) -> dict[str, tuple[Callable, TextConfig | T5Config]]:
+        """The module and the config of each part."""
         if self.text is not None:
-            return {TEXT: lambda: TextTower(self.text, rngs=nnx.Rngs(0))}
-        towers = {
-            name: lambda tower=tower: TextTower(tower, rngs=nnx.Rngs(0))
-            for name, tower in self.pooling.items()
-        }
-        return {**towers, T5: lambda: T5Encoder(self.t5, rngs=nnx.Rngs(0))}
+            return {TEXT: (TextTower, self.text)}
+        towers = {name: (TextTower, tower) for name, tower in self.pooling.items()}
+        return {**towers, T5: (T5Encoder, self.t5)}
 
     def open_tokenizers(self, folder: Path) -> dict[str, Tokenizer]:
         """The tokenizers of a checkpoint folder, by part.
@@ -100,7 +97,7 @@ class TextEncodersConfig:
         }
 
 
-class TextEncoders:
+class TextEncoders(Networks):
     """Texts to the denoiser's inputs."""
 
     def __init__(self, config: TextEncodersConfig, tokenizers: Mapping[str, Tokenizer]):
@@ -112,9 +109,11 @@ class TextEncoders:
         """
         self.config = config
         self.tokenizers = tokenizers
-        self._graphs = {
-            name: abstract_params(build)[0] for name, build in config.builders().items()
-        }
+
+    @property
+    def networks(self) -> dict:
+        """The module and the config of each part."""
+        return self.config.networks
 
     def encode(self, params: Mapping, texts: Sequence[str]) -> tuple[Array, Array, Array]:
         """Encodes texts.
@@ -130,16 +129,16 @@ class TextEncoders:
         Raises:
           PromptError: the tokenizer refuses a text.
         """
-        rows = {name: self.tokenizers[name].tokenize(texts) for name in self._graphs}
+        rows = {name: self.tokenizers[name].tokenize(texts) for name in self.networks}
         mask = jnp.asarray(rows[TEXT if TEXT in rows else T5][1])
         tokens = {name: jnp.asarray(ids) for name, (ids, _) in rows.items()}
-        states, pooled = self._run({name: params[name] for name in self._graphs}, tokens, mask)
+        states, pooled = self._run({name: params[name] for name in self.networks}, tokens, mask)
         return states, mask, pooled
 
     @cached_property
     def _run(self):
         def run(params, tokens, mask):
-            models = {n: nnx.merge(graph, params[n]) for n, graph in self._graphs.items()}
+            models = {name: self.network(params, name) for name in self.networks}
             if TEXT in models:
                 return models[TEXT](tokens[TEXT])
             pooled = [

@@ -5,6 +5,7 @@ B batch  L tokens  D width  N heads  K head size.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import jax
@@ -25,6 +26,7 @@ from tts_jax.generators.pyramid_flow.denoiser import (
     repeat,
 )
 from tts_jax.nn.linear import Linear
+from tts_jax.nn.stack import stacked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,10 +126,8 @@ class Transformer(Denoiser):
 
     def add_blocks(self, config: TransformerConfig, *, rngs: nnx.Rngs) -> None:
         """Makes the two stacks."""
-        double_keys = jax.random.split(rngs.params(), config.double_blocks)
-        single_keys = jax.random.split(rngs.params(), config.single_blocks)
-        self.double_blocks = jax.vmap(lambda k: DoubleBlock(config, rngs=nnx.Rngs(k)))(double_keys)
-        self.single_blocks = jax.vmap(lambda k: SingleBlock(config, rngs=nnx.Rngs(k)))(single_keys)
+        self.double_blocks = stacked(partial(DoubleBlock, config), config.double_blocks, rngs=rngs)
+        self.single_blocks = stacked(partial(SingleBlock, config), config.single_blocks, rngs=rngs)
 
     def run_blocks(
         self, text: Array, history: Array, own: Array, temb: Array, layout: Layout
