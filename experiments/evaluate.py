@@ -25,6 +25,7 @@ from rich.table import Table
 from experiments import cli
 from experiments.models import Models, load_models, load_search
 from tts_jax import media
+from tts_jax.evaluation.selection import pick, standardise
 from tts_jax.evaluation.statistics import bootstrap_interval, selection_efficiency
 from tts_jax.report.curves import draw_curve
 from tts_jax.report.progress import Bar
@@ -99,10 +100,9 @@ def _measure(config: ConfigDict, models: Models, search: Search, caption: str, i
     nodes = sorted(linear.candidates, key=lambda node: node.path)
     grades = np.array([grade(node) for node in nodes])
     scores = np.array([[node.scores[n] for n in models.panel.names] for node in nodes])
-    mean, deviation = scores.mean(0), np.maximum(scores.std(0), 1e-9)
 
     def panel(values) -> float:
-        return float((np.asarray(values) - mean) / deviation @ models.panel.weights)
+        return float(standardise(values, scores) @ models.panel.weights)
 
     row = {"caption": caption, "searches": {}}
 
@@ -120,10 +120,9 @@ def _measure(config: ConfigDict, models: Models, search: Search, caption: str, i
     for count in (1, *budgets):
         share = count / len(nodes)
         values = np.asarray(jax.jit(models.panel.value)(scores[:count].astype(np.float32)))
-        pick = int(np.argmax(values))
-        best = max(range(count), key=lambda i: tuple(grades[i]))
+        chosen = pick(values, grades[:count])
         name = f"linear_{count}" if count > 1 else "single"
-        record(name, *grades[pick], panel(scores[pick]), linear, share)
+        record(name, *grades[chosen.picked], panel(scores[chosen.picked]), linear, share)
         if count > 1:
             record(
                 f"chance_{count}",
@@ -132,6 +131,7 @@ def _measure(config: ConfigDict, models: Models, search: Search, caption: str, i
                 linear,
                 share,
             )
+            best = chosen.best
             record(f"oracle_{count}", *grades[best], panel(scores[best]), linear, share)
     for name, settings in config.evaluation.trees.items():
         result = run({"preset": "tree_of_frames", **settings})
