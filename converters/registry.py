@@ -29,7 +29,7 @@ from tts_jax.generators.nova import vae as nova_vae
 from tts_jax.generators.nova.generator import NovaConfig
 from tts_jax.generators.nova.sampler import SamplerConfig as NovaSampler
 from tts_jax.generators.pyramid_flow.mmdit import MMDiT, MMDiTConfig
-from tts_jax.generators.pyramid_flow.sampler import SamplerConfig
+from tts_jax.generators.pyramid_flow.sampler_config import SamplerConfig
 from tts_jax.generators.pyramid_flow.transformer import Transformer, TransformerConfig
 from tts_jax.generators.pyramid_flow.vae import CausalVideoVAE, LatentFactors, VAEConfig
 from tts_jax.language.clip_text import TextConfig, TextTower

@@ -42,13 +42,9 @@ from experiments import cli
 from experiments.models import Models, load_models, load_search
 from tts_jax import media
 from tts_jax.checkpoints import abstract_params
-from tts_jax.generators.pyramid_flow.sampler import (
-    Condition,
-    SamplerConfig,
-    draw_block_noises,
-    draw_noise,
-    sample_unit,
-)
+from tts_jax.generators.pyramid_flow.draws import draw_block_noises, draw_noise
+from tts_jax.generators.pyramid_flow.sampler import Condition, sample_unit
+from tts_jax.generators.pyramid_flow.sampler_config import SamplerConfig
 from tts_jax.generators.pyramid_flow.transformer import Transformer, TransformerConfig
 from tts_jax.language.stage_prompts import StagePrompts
 from tts_jax.search import Ledger, Search, SearchResult, load_preset

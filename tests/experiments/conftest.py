@@ -9,7 +9,7 @@ import pytest
 
 from tts_jax.generators import save_generator
 from tts_jax.generators.pyramid_flow.generator import PyramidFlow, PyramidFlowConfig
-from tts_jax.generators.pyramid_flow.sampler import SamplerConfig
+from tts_jax.generators.pyramid_flow.sampler_config import SamplerConfig
 from tts_jax.generators.pyramid_flow.transformer import TransformerConfig
 from tts_jax.generators.pyramid_flow.vae import LatentFactors, VAEConfig
 from tts_jax.language.clip_text import TextConfig

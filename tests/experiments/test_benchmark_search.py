@@ -6,7 +6,7 @@ import pytest
 
 from experiments import benchmark_search, cli
 from experiments.benchmark_search import PUBLISHED_TEXT, measure_sharing
-from tts_jax.generators.pyramid_flow.sampler import SamplerConfig
+from tts_jax.generators.pyramid_flow.sampler_config import SamplerConfig
 from tts_jax.generators.pyramid_flow.transformer import TransformerConfig
 
 

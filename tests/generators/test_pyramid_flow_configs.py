@@ -9,7 +9,7 @@ import pytest
 
 from converters.registry import COMPONENTS, MODELS
 from tts_jax.checkpoints import flatten
-from tts_jax.generators.pyramid_flow.sampler import SamplerConfig
+from tts_jax.generators.pyramid_flow.sampler_config import SamplerConfig
 from tts_jax.search.presets import load_preset
 from tts_jax.verifiers import NAMES
 

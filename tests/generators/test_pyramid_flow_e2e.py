@@ -12,15 +12,9 @@ from safetensors.numpy import load_file
 
 from converters.core import convert
 from converters.registry import COMPONENTS
-from tts_jax.generators.pyramid_flow.sampler import (
-    Condition,
-    SamplerConfig,
-    gather_history,
-    guide,
-    predict,
-    sample_unit,
-    unit_times,
-)
+from tts_jax.generators.pyramid_flow.history import gather_history, unit_times
+from tts_jax.generators.pyramid_flow.sampler import Condition, guide, predict, sample_unit
+from tts_jax.generators.pyramid_flow.sampler_config import SamplerConfig
 from tts_jax.solvers.flow_matching import coarse_noise, ode_step, stage_jump
 
 TOLERANCE = 3e-3

@@ -4,21 +4,17 @@ import numpy as np
 import pytest
 
 from tts_jax.generators.pyramid_flow import training
+from tts_jax.generators.pyramid_flow.draws import Draws, draw_block, draw_block_noises, draw_noise
+from tts_jax.generators.pyramid_flow.history import gather_history, history_slots
 from tts_jax.generators.pyramid_flow.sampler import (
     Condition,
-    Draws,
-    SamplerConfig,
     clean_unit,
-    draw_block,
-    draw_block_noises,
-    draw_noise,
     full_size,
-    gather_history,
-    history_slots,
     last_ratio,
     sample_block,
     sample_unit,
 )
+from tts_jax.generators.pyramid_flow.sampler_config import SamplerConfig
 from tts_jax.solvers.flow_matching import pyramid, upsample
 
 CHANNELS = 3

@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 
 from tts_jax.generators.protocol import Generator
+from tts_jax.generators.pyramid_flow import draws
 from tts_jax.generators.pyramid_flow import sampler as sampling
+from tts_jax.generators.pyramid_flow.draws import Draws
 from tts_jax.generators.pyramid_flow.generator import PyramidFlow
-from tts_jax.generators.pyramid_flow.sampler import Condition, Draws, SamplerConfig, State
+from tts_jax.generators.pyramid_flow.sampler import Condition, State
+from tts_jax.generators.pyramid_flow.sampler_config import SamplerConfig
 from tts_jax.search.flops import count_flops
 from tts_jax.solvers import noise
 from tts_jax.solvers.flow_matching import upsample
@@ -138,9 +141,9 @@ def recorded_noises(config, key, unit):
     frames, first = config.unit_frames(unit == 0), unit == 0
     key = jax.random.fold_in(key, unit)
     return (
-        sampling.draw_noise(key, config, frames),
-        sampling.draw_block_noises(key, config, frames),
-        sampling.draw_unit_steps(key, config, frames, first),
+        draws.draw_noise(key, config, frames),
+        draws.draw_block_noises(key, config, frames),
+        draws.draw_unit_steps(key, config, frames, first),
     )
 
 
@@ -226,7 +229,7 @@ def test_the_clean_estimate_of_the_last_call_is_the_unit(toy):
     key, video = jax.random.key(0), jax.random.normal(jax.random.key(1), (5, 8, 8, 4))
     state = State(*jax.random.normal(key, (2, 2, 4, 4, 4)))
     block = config.blocks(False)[-1]
-    jump = sampling.draw_jump(key, config, 2, 1)
+    jump = draws.draw_jump(key, config, 2, 1)
     unit, last = sampling.sample_block(
         toy_denoiser, config, block, video, 1, 0, CONDITION, state, Draws(jump=jump)
     )

@@ -1,5 +1,6 @@
 """What every generator does alike with its networks."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any
@@ -9,13 +10,13 @@ from flax import nnx
 from tts_jax.checkpoints import abstract_params, init_params
 
 
-class Networks:
+class Networks(ABC):
     """Networks by part: made from their configs, joined with parameters when they are used."""
 
     @property
+    @abstractmethod
     def networks(self) -> Mapping[str, tuple[Callable, Any]]:
         """The module and the config of every part."""
-        raise NotImplementedError
 
     @cached_property
     def _abstract(self):

@@ -10,6 +10,7 @@ K head size. Channels last.
 """
 
 import math
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
@@ -392,15 +393,15 @@ class Denoiser(nnx.Module):
         self.out_modulation = Modulation(width, 2, rngs=rngs)
         self.out = Linear(width, token, kernel_init=nnx.initializers.zeros_init(), rngs=rngs)
 
+    @abstractmethod
     def add_blocks(self, config: DenoiserConfig, *, rngs: nnx.Rngs) -> None:
         """Makes the parts that the variants do not share."""
-        raise NotImplementedError
 
+    @abstractmethod
     def run_blocks(
         self, text: Array, history: Array, own: Array, temb: Array, layout: Layout
     ) -> Array:
         """Text [B, L, D], history [B, L_history, D] and own tokens [B, L_own, D] to the last."""
-        raise NotImplementedError
 
     @property
     def dtype(self) -> jnp.dtype:

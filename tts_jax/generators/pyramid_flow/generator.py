@@ -17,24 +17,24 @@ from jax import Array
 
 from tts_jax.generators.networks import Networks
 from tts_jax.generators.protocol import Params
-from tts_jax.generators.pyramid_flow.mmdit import MMDiT, MMDiTConfig
-from tts_jax.generators.pyramid_flow.sampler import (
-    Block,
-    Condition,
-    SamplerConfig,
-    State,
-    block_start,
-    clean_unit,
+from tts_jax.generators.pyramid_flow.draws import (
     draw_block,
     draw_block_noises,
     draw_noise,
     draw_unit_steps,
+)
+from tts_jax.generators.pyramid_flow.mmdit import MMDiT, MMDiTConfig
+from tts_jax.generators.pyramid_flow.sampler import (
+    Condition,
+    State,
+    clean_unit,
     last_ratio,
     look_ahead,
     sample_block,
     sample_unit,
     stage_denoiser,
 )
+from tts_jax.generators.pyramid_flow.sampler_config import Block, SamplerConfig, block_start
 from tts_jax.generators.pyramid_flow.text import T5, TEXT, TextEncoders, TextEncodersConfig
 from tts_jax.generators.pyramid_flow.transformer import Transformer, TransformerConfig
 from tts_jax.generators.pyramid_flow.vae import CausalVideoVAE, LatentFactors, VAEConfig

@@ -16,7 +16,8 @@ from flax import nnx
 from jax import Array
 
 from tts_jax.generators.pyramid_flow.denoiser import Clip
-from tts_jax.generators.pyramid_flow.sampler import SamplerConfig, gather_history, unit_times
+from tts_jax.generators.pyramid_flow.history import gather_history, unit_times
+from tts_jax.generators.pyramid_flow.sampler_config import SamplerConfig
 from tts_jax.solvers.flow_matching import pyramid, upsample
 
 HISTORY_NOISE = 1 / 3
