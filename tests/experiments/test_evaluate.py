@@ -18,6 +18,7 @@ def run(checkpoint, workdir, *arguments):
         "evaluate",
         f"--config.generator.checkpoint={checkpoint}",
         *(f"--config.verifiers[{i}].checkpoint={checkpoint}" for i in (0, 1)),
+        "--config.mesh.branch=1",
         *SMALL,
         f"--workdir={workdir}",
         *arguments,

@@ -26,6 +26,7 @@ def command(checkpoint, *arguments):
         "generate",
         f"--config.generator.checkpoint={checkpoint}",
         *(f"--config.verifiers[{i}].checkpoint={checkpoint}" for i in (0, 1)),
+        "--config.mesh.branch=1",
         *arguments,
     ]
 

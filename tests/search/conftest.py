@@ -80,20 +80,29 @@ class Broken(Mean):
         return jnp.where(frames[:, 0].mean((1, 2, 3)) < 0.5, jnp.nan, scores)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def walk():
     return Walk()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def make_search(walk):
-    """`make_search(devices=1, verifiers=..., **options)`: a search over the random walk."""
+    """`make_search(devices=1, verifiers=..., **options)`: a search over the random walk.
 
-    def make(devices=1, verifiers=None, generator=walk, **options):
-        verifiers = verifiers or [Mean("first", "image"), Mean("all", "video")]
-        params = {v.name: {"scale": jnp.float32(2.0)} for v in verifiers}
-        mesh = branch_mesh(devices)
-        return Search(generator, generator.params, Panel(verifiers), params, mesh=mesh, **options)
+    A search with the usual models is made once for all tests, unless it is to be a `new` one.
+    """
+    made = {}
+
+    def make(devices=1, verifiers=None, generator=walk, new=False, **options):
+        if new or verifiers or generator is not walk:
+            verifiers = verifiers or [Mean("first", "image"), Mean("all", "video")]
+            params = {v.name: {"scale": jnp.float32(2.0)} for v in verifiers}
+            options = dict(mesh=branch_mesh(devices)) | options
+            return Search(generator, generator.params, Panel(verifiers), params, **options)
+        key = devices, *sorted(options.items())
+        if key not in made:
+            made[key] = make(devices, new=True, **options)
+        return made[key]
 
     return make
 

@@ -55,8 +55,7 @@ def test_a_branch_is_the_same_alone_and_among_others(make_search, frames, same_v
         same_video(search.replay(PROMPT, candidate.path, seed=3, prompt_index=2), candidate)
 
 
-@pytest.mark.parametrize("devices", [1, 3, 8])
-@pytest.mark.parametrize("micro_batch", [1, 2])
+@pytest.mark.parametrize("devices, micro_batch", [(1, 2), (3, 1)])
 def test_devices_and_micro_batches_change_no_bit(
     make_search, frames, same_video, devices, micro_batch
 ):
@@ -67,7 +66,7 @@ def test_devices_and_micro_batches_change_no_bit(
         same_video(a, b)
 
 
-@pytest.mark.parametrize("micro_batch", [0, 1, 3, 4, 64])
+@pytest.mark.parametrize("micro_batch", [0, 1, 3])
 def test_branches_together_are_those_computed_one_by_one(make_search, frames, micro_batch):
     one = make_search().run(PROMPT, frames)
     other = make_search(2, micro_batch=micro_batch, exact=False).run(PROMPT, frames)
@@ -88,8 +87,8 @@ def test_seeds_prompts_and_children_differ(make_search, linear):
 
 def test_a_search_again_gives_the_same_record(make_search, frames):
     first, second = (
-        json.dumps(make_search().run(PROMPT, frames, stage_prompts=STAGES).to_json())
-        for _ in range(2)
+        json.dumps(make_search(new=new).run(PROMPT, frames, stage_prompts=STAGES).to_json())
+        for new in (True, False)
     )
     assert first == second
     assert not {"seconds", "compile_seconds"} & set(json.loads(first)["cost"]["total"])
@@ -181,7 +180,7 @@ def test_equal_scores_go_to_the_smallest_path(make_search, linear, tree):
 
 
 def test_a_second_prompt_compiles_nothing(make_search, tree, compiled):
-    search = make_search(2)
+    search = make_search(2, new=True)
     rounds = tree((4, 2, 1, 2, 1), judge_depths=(1, 2), rule="median", keep=(0, 3))
     first = search.run(PROMPT, rounds)
     assert first.ledger["generator"].compilations <= 4
@@ -194,7 +193,8 @@ def test_a_second_prompt_compiles_nothing(make_search, tree, compiled):
 
 
 def test_every_later_unit_is_the_same_program(make_search, linear):
-    assert make_search().run(PROMPT, linear(3)).ledger["generator"].compilations == 2
+    search = make_search(new=True)
+    assert search.run(PROMPT, linear(3)).ledger["generator"].compilations == 2
 
 
 def test_the_ledger_counts_the_work(make_search, frames, walk):
@@ -209,11 +209,11 @@ def test_the_ledger_counts_the_work(make_search, frames, walk):
 
 
 def test_padding_is_counted_apart(make_search, linear):
-    one, eight = (make_search(devices).run(PROMPT, linear(3)).ledger for devices in (1, 8))
-    assert eight["generator"].padding == 5 * 5 and eight["generator"].padding_nfe == 5 * 5 * 6
-    assert one["generator"].nfe == eight["generator"].nfe == 3 * 5 * 6
-    assert one["generator"].flops == eight["generator"].flops
-    assert eight["decode"].padding == 5
+    one, two = (make_search(devices).run(PROMPT, linear(3)).ledger for devices in (1, 2))
+    assert two["generator"].padding == 5 and two["generator"].padding_nfe == 5 * 6
+    assert one["generator"].nfe == two["generator"].nfe == 3 * 5 * 6
+    assert one["generator"].flops == two["generator"].flops
+    assert two["decode"].padding == 1
 
 
 def test_the_parent_is_computed_once_for_its_children(make_search, tree):
@@ -259,6 +259,6 @@ def test_a_branch_may_have_parts_without_elements(make_search, walk, linear, sam
         def estimate(self, params, condition, branch, segment, look="committed"):
             return super().estimate(params, condition, branch[0], segment)
 
-    plain = make_search(8).run(PROMPT, linear(3))
-    with_part = make_search(8, generator=WithEmptyPart()).run(PROMPT, linear(3))
+    plain = make_search(2).run(PROMPT, linear(3))
+    with_part = make_search(2, generator=WithEmptyPart()).run(PROMPT, linear(3))
     same_video(plain.best, with_part.best)

@@ -394,7 +394,8 @@ class Forest:
         valid = np.arange(width) < len(scores)
         key = "value", panel.names, aggregation
         function = partial(panel.value, aggregation=aggregation)
-        found = self._call("search", key, lambda: function, padded, valid)
+        args = jax.device_put((padded, valid), self.mesh.local_devices[0])
+        found = self._call("search", key, lambda: function, *args)
         return np.asarray(found)[: len(scores)]
 
     def states(self) -> dict[Name, list[np.ndarray]]:

@@ -278,7 +278,7 @@ class CogVideoX(Networks):
 
     @cached_property
     def _encode_texts(self):
-        return jax.jit(lambda params, tokens: nnx.merge(self._graphs["t5"], params)(tokens))
+        return jax.jit(lambda params, tokens: self.network(params, "t5")(tokens))
 
     def encode(self, params: Params, prompts: Sequence[str]) -> Condition:
         """Text conditions of prompts, each encoded by itself so that none depends on the others.
@@ -301,7 +301,7 @@ class CogVideoX(Networks):
                 raise ValueError("the prompt is empty")
             texts = [sampler.negative_prompt, prompt] if sampler.guided else [prompt]
             tokens, _ = self.tokenizer.tokenize(texts)
-            states = self._encode_texts(params["t5"], jnp.asarray(tokens))
+            states = self._encode_texts({"t5": params["t5"]}, jnp.asarray(tokens))
             conditions.append(Condition(states, jnp.asarray(scales, jnp.float32)))
         return jax.tree.map(lambda *leaves: jnp.stack(leaves), *conditions)
 
