@@ -1,5 +1,6 @@
 """What every test shares: the golden folder, eight virtual CPU devices, float32 matrix products."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -21,7 +22,8 @@ os.environ.setdefault(
 import jax
 import pytest
 
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+gc.set_threshold(50_000, 20, 50)  # traced programs are millions of objects that live on
 
 
 def pytest_addoption(parser):

@@ -124,7 +124,7 @@ class Lossy(Exact):
 
     def advance(self, params, condition, branch, key, segment, program=None):
         made = super().advance(params, condition, branch, key, segment, program)
-        lost = jax.random.uniform(key) < self.share
+        lost = jax.random.uniform(key.keys[0]) < self.share
 
         def lose(x):
             floating = jnp.issubdtype(x.dtype, jnp.floating)

@@ -9,6 +9,7 @@ import pytest
 
 from tts_jax.parallel import branch_mesh
 from tts_jax.search import Search, load_preset
+from tts_jax.solvers import noise
 from tts_jax.verifiers.panel import Panel
 
 WIDTH = 24
@@ -39,7 +40,7 @@ class Walk:
             weights = jax.nn.softmax(history @ (x @ params["own"]) / WIDTH**0.5)
             return x + jnp.tanh((weights @ history + x) @ params["out"]) / 3, None
 
-        unit, _ = jax.lax.scan(step, jax.random.normal(key, (WIDTH,)), length=3)
+        unit, _ = jax.lax.scan(step, noise.normal(key, (WIDTH,)), length=3)
         return branch.at[segment].set(unit)
 
     def estimate(self, params, condition, branch, segment, look="committed"):

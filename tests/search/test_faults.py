@@ -208,7 +208,7 @@ class Nan(Exact):
 
     def advance(self, params, condition, branch, key, segment, program=None):
         made = super().advance(params, condition, branch, key, segment, program)
-        bad = jax.random.uniform(key if isinstance(key, jax.Array) else key.keys[0])
+        bad = jax.random.uniform(key.keys[0])
         return jax.tree.map(
             lambda x: (
                 jnp.where(bad > self.threshold, jnp.nan, x)

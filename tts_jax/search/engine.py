@@ -40,8 +40,9 @@ from tts_jax.verifiers.panel import Panel
 
 Progress = Callable[[int, int], None]
 
-# Links that a chain of keys has room for; a search takes the first that suffices.
-ROOMS = (0, 15, 63)
+# Links that a chain of keys has room for; a search takes the first that suffices. Searches without
+# moves have room too: what is drawn from a plain key is rounded differently.
+ROOMS = (15, 63)
 
 
 @dataclass(frozen=True, kw_only=True)

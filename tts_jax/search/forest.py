@@ -436,7 +436,7 @@ class Forest:
         def root(params, condition, data):
             key = jax.random.fold_in(jax.random.wrap_key_data(data), 0)
             branch = generator.init(params, condition, key)
-            key = noise.chain(key, 1 + self._room) if self._room else key
+            key = noise.chain(key, 1 + self._room)
             return jax.tree.map(lambda x: x[None], (branch, self._unwrap(key)))
 
         def build():
@@ -447,14 +447,10 @@ class Forest:
         return self._call("search", name, build, *args, out=self._where)
 
     def _wrap(self, data):
-        if not self._room:
-            return jax.random.wrap_key_data(data)
         keys, strengths, links = data
         return noise.Chain(jax.random.wrap_key_data(keys), strengths, links)
 
     def _unwrap(self, key):
-        if not self._room:
-            return jax.random.key_data(key)
         return jax.random.key_data(key.keys), key.strengths, key.links
 
     def _add(self, pool: Any) -> int:
