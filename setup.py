@@ -20,6 +20,7 @@ REQUIRED = [
     "av>=14.0",  # H.264 in process: wheels carry the encoder, nothing to install beside them
     "pillow>=11.0",  # gif, png, contact sheets
     "matplotlib>=3.9",  # curves; its fonts letter the contact sheets
+    "pyarrow>=20.0",  # tables of sweeps as parquet, which every notebook reads
     "rich>=13.0",  # progress bars with ETA, tables
 ]
 
@@ -36,7 +37,7 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.11",  # what jax 0.10 supports
     packages=find_packages(include=[f"{p}{s}" for p in PACKAGES for s in ("", ".*")]),
-    package_data={"tts_jax": ["assets/*"]},
+    package_data={"tts_jax": ["assets/*", "report/templates/*"]},
     install_requires=REQUIRED,
     extras_require={
         "test": [

@@ -6,7 +6,7 @@ python -m experiments.generate --prompt="..." --config.search.preset=random_line
 python -m experiments.generate --prompt="..." --config.budget.nfe=500 --dry_run
 
 Writes <workdir>/config.json metadata.json
-prompts/<index>/{best.mp4,best.gif,contact_sheet.png,tree.json,ledger.json}
+prompts/<index>/{best.mp4,best.gif,contact_sheet.png,report.html,tree.json,ledger.json}
 """
 
 import datetime
@@ -30,6 +30,7 @@ from experiments.runs import RunDirectory, default_workdir, read_prompts, to_jso
 from tts_jax import media
 from tts_jax.report.contact_sheet import Row, write_contact_sheet
 from tts_jax.report.progress import Bar
+from tts_jax.report.run_page import write_run_page
 from tts_jax.search import (
     Budget,
     Cost,
@@ -176,7 +177,7 @@ def _search_all(
             progress(1, 1)
             tree = _tree(config, models, prompt, index, result, single)
             with run.prompt(index) as folder:
-                _write(folder, config, tree, result, apart, search.outline.num_segments)
+                _write(folder, config, tree, result, single, apart, search.outline)
 
 
 def _store(
@@ -275,8 +276,9 @@ def _write(
     config: ConfigDict,
     tree: Mapping,
     result: SearchResult,
+    single: Node,
     apart: SearchResult | None,
-    num_segments: int,
+    outline: Outline,
 ) -> None:
     start = time.perf_counter()
     video = dict(config.video)
@@ -284,16 +286,28 @@ def _write(
     media.write_gif(folder / "best.gif", result.best.frames, **video)
     write_contact_sheet(
         folder / "contact_sheet.png",
-        _rows(result, num_segments),
+        _rows(result, outline.num_segments),
         title=tree["prompt"],
         subtitle=summary.describe(config, tree),
+    )
+    found = to_json(tree)
+    write_run_page(
+        folder / "report.html",
+        json.loads(found),
+        [node.frames for node in result.nodes],
+        winner=result.best.frames,
+        single=single.frames,
+        outline=outline,
+        preset=config.search.preset,
+        generator=config.generator.name,
+        fps=config.video.fps,
     )
     result.ledger["io"].seconds += time.perf_counter() - start
     costs = {
         "search": result.ledger.to_json(),
         "single_sample": apart and apart.ledger.to_json(),
     }
-    media.write_bytes(folder / "tree.json", to_json(tree))
+    media.write_bytes(folder / "tree.json", found)
     media.write_bytes(folder / "ledger.json", to_json(costs))
 
 

@@ -160,9 +160,9 @@ class RunDirectory:
             if isinstance(error, UsageError):
                 raise
             raise UsageError(f"{settings} cannot be read: {error}") from error
-        if differences := _differences(theirs, json.loads(self._config)):
+        if found := differences(theirs, json.loads(self._config)):
             raise UsageError(
-                f"workdir {self.path} holds another run, with other {', '.join(differences)}; "
+                f"workdir {self.path} holds another run, with other {', '.join(found)}; "
                 "choose another --workdir"
             )
 
@@ -172,22 +172,22 @@ class RunDirectory:
         while True:
             self._state.mkdir(parents=True, exist_ok=True)
             try:
-                lock = open(path, "ab")
+                file = open(path, "ab")
             except FileNotFoundError:  # another process has just cleared up
                 continue
             try:
-                _lock(lock)
-                if os.path.samestat(os.fstat(lock.fileno()), path.stat()):
-                    return lock
+                lock(file)
+                if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                    return file
             except BlockingIOError as error:
-                lock.close()
+                file.close()
                 raise UsageError(
                     f"workdir {self.path} is in use by another process; wait for it or choose "
                     "another --workdir"
                 ) from error
             except FileNotFoundError:
                 pass
-            lock.close()
+            file.close()
 
     def _tidy(self) -> None:
         """Removes what a killed run has left, but searches that can go on."""
@@ -262,26 +262,28 @@ def _why(error: OSError) -> str:
 try:
     import fcntl
 
-    def _lock(file: BinaryIO) -> None:
+    def lock(file: BinaryIO) -> None:
+        """Locks a file for this process; BlockingIOError if another one has it."""
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 except ImportError:  # Windows
     import msvcrt
 
-    def _lock(file: BinaryIO) -> None:
+    def lock(file: BinaryIO) -> None:
+        """Locks a file for this process; BlockingIOError if another one has it."""
         try:
             msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
         except OSError as error:
             raise BlockingIOError from error
 
 
-def _differences(theirs: object, ours: object, name: str = "") -> Sequence[str]:
+def differences(theirs: object, ours: object, name: str = "") -> Sequence[str]:
     """Names of the fields in which two configs differ."""
     if isinstance(theirs, dict) and isinstance(ours, dict):
         keys = [*ours, *(key for key in theirs if key not in ours)]
         return [
             field
             for key in keys
-            for field in _differences(theirs.get(key), ours.get(key), f"{name}.{key}".strip("."))
+            for field in differences(theirs.get(key), ours.get(key), f"{name}.{key}".strip("."))
         ]
     return [] if theirs == ours else [name]

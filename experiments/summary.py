@@ -234,7 +234,7 @@ def print_files(console: Console, workdir: Path, prompts: int) -> None:
     """Where the results are."""
     folder = "prompts/0" if prompts == 1 else f"prompts/0 .. {prompts - 1}"
     console.print(f"[bold]{workdir / folder}[/]")
-    console.print("  best.mp4  best.gif  contact_sheet.png  tree.json  ledger.json")
+    console.print("  best.mp4  best.gif  contact_sheet.png  report.html  tree.json  ledger.json")
 
 
 def _number(value: float | None) -> str:

@@ -34,7 +34,14 @@ SMALL_TREE = (
     "--config.search.keep=(2,2)",
 )
 LINEAR = ("--config.search.preset=random_linear", "--config.search.branches=4")
-REPEATABLE = ("config.json", "best.mp4", "best.gif", "contact_sheet.png", "tree.json")
+REPEATABLE = (
+    "config.json",
+    "best.mp4",
+    "best.gif",
+    "contact_sheet.png",
+    "report.html",
+    "tree.json",
+)
 
 
 def command(*arguments, checkpoint="embedded"):

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import cli, generate
+from experiments import cli, generate, replay
 
 PROMPT = "a red circle moving right and a blue square moving up"
-FILES = ["best.gif", "best.mp4", "contact_sheet.png", "ledger.json", "tree.json"]
+FILES = ["best.gif", "best.mp4", "contact_sheet.png", "ledger.json", "report.html", "tree.json"]
 SMALL = (
     "--config.search.branching=(3,1,2,1,1)",
     "--config.search.image_keep=2",
@@ -249,3 +249,23 @@ def test_as_a_program_bad_input_is_an_exit_code_and_a_line(checkpoint, tmp_path)
     assert ended.stderr.splitlines()[-1].startswith("error: unknown word 'teapot'")
     assert "Traceback" not in ended.stderr and ended.stdout == ""
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_branch_is_made_again_by_the_command_of_its_page(done, tmp_path, capsys):
+    def again(*arguments):
+        argv = ["replay", *arguments]
+        return cli.run(replay.main, doc=replay.__doc__, define=replay.define, argv=argv)
+
+    tree, _ = results(done)
+    path = ",".join(map(str, tree["best"]))
+    file = tmp_path / "again.mp4"
+    assert again(f"--run={done}", f"--path={path}", f"--output={file}") == 0
+    assert file.read_bytes() == (done / "prompts" / "0" / "best.mp4").read_bytes()
+    for arguments, message in (
+        ([f"--run={done}", "--path=1,x"], "path step 'x'"),
+        ([f"--run={done}", "--path=0", "--prompt_index=1"], "--prompt_index=1 is not in 0..0"),
+        ([f"--run={tmp_path}", "--path=0"], "cannot be read"),
+        (["--path=0"], "give a run"),
+    ):
+        assert again(*arguments) == cli.EXIT_BAD_INPUT
+        _one_line(capsys, message)

@@ -3,6 +3,7 @@
 W branches  V verifiers  T frames  H W frame size.
 """
 
+import copy
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -198,15 +199,31 @@ class Search:
             {v.name: verifier_params[v.name] for v in panel.verifiers}, self.mesh
         )
         self.programs = Programs()
-        self.judges = {"panel": panel}
-        if image := panel.image():
-            self.judges["image"] = image
+        self.judges = _judges(panel)
         self._micro_batch, self._exact = micro_batch, exact
 
     @property
     def generator(self) -> Generator:
         """Makes the videos."""
         return self.generators["full"]
+
+    def judged_by(self, panel: Panel) -> "Search":
+        """The same models, parameters and programs with another panel.
+
+        Args:
+          panel: of the same verifiers, with other weights, aggregation, guards or held-out ones.
+
+        Raises:
+          SearchConfigError: other verifiers.
+        """
+        if panel.names != self.panel.names:
+            raise SearchConfigError(
+                f"a panel of {', '.join(panel.names)} cannot take the place of one of "
+                f"{', '.join(self.panel.names)}"
+            )
+        other = copy.copy(self)
+        other.panel, other.judges = panel, _judges(panel)
+        return other
 
     def layout(self, parents: int, children: int, *, share: bool) -> Layout:
         """The shape of the calls for some branches; see `expansion.layout`."""
@@ -354,6 +371,11 @@ class Search:
         seen = forest.look("full", [tuple(path)], "committed", rows)
         latents, frames = np.asarray(seen.latents)[0], np.asarray(seen.frames)[0]
         return Video(path=tuple(path), latents=latents, frames=frames)
+
+
+def _judges(panel: Panel) -> dict[str, Panel]:
+    image = panel.image()
+    return {"panel": panel, **({"image": image} if image else {})}
 
 
 def outline_of(generator: Generator) -> Outline:

@@ -392,7 +392,7 @@ class Forest:
         padded = np.zeros((width, len(panel.names)), np.float32)
         padded[: len(scores)] = scores
         valid = np.arange(width) < len(scores)
-        key = "value", panel.names, aggregation
+        key = "value", panel.key, aggregation
         function = partial(panel.value, aggregation=aggregation)
         args = jax.device_put((padded, valid), self.mesh.local_devices[0])
         found = self._call("search", key, lambda: function, *args)

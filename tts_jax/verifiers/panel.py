@@ -234,6 +234,12 @@ class Panel:
         return tuple(name for name in self.names if name not in self.held_out)
 
     @property
+    def key(self) -> tuple:
+        """Equal for panels that make the same values of the same scores."""
+        weights, guards = map(float, self.weights), sorted(self.guards.items())
+        return self.names, tuple(weights), self.aggregation, tuple(guards), self.held_out
+
+    @property
     def needs(self) -> str:
         """ "image" if every verifier judges single images only, else "video"."""
         return "image" if all(v.needs == "image" for v in self.verifiers) else "video"
