@@ -111,7 +111,8 @@ function drawQuality() {
   for (const p of [...own].sort((a, b) => ownCost(a, cost) - ownCost(b, cost))) if (p.quality[metric].mean > high) { high = p.quality[metric].mean; front.push({ x: ownCost(p, cost), y: high }); }
   chart("quality", { series, front, xTitle: `${costNames[cost]}, doubling`, yTitle: metric.startsWith("score_") ? `score of ${words(metric)}` : words(metric), y: (v) => (shares.has(metric) ? percent(v) : brief(v)), limits: shares.has(metric) ? [0, 1] : null, name: "Quality over compute" });
   find("quality-keys").replaceChildren(...searches.map((name) => key(colours.get(name), `${words(name)}, with its 95 % interval`)), key("var(--soft)", "best of the random samples (upper bound)", "dash"), key("var(--faint)", "random choice (control)", "dash"), key("", "Pareto front", "dots"));
-  find("quality-lead").textContent = `What a unit of compute buys. Point at a mark, or move to it with Tab, for its numbers.`;
+  const overlap = base && best !== base && best.quality[main_].interval[0] <= base.quality[main_].interval[1];
+  find("quality-lead").textContent = `Point at a mark, or move to it with Tab, for its numbers.${overlap ? ` The 95 % intervals of the best point and of the single sample overlap in ${words(main_)}: the paired tests below say more, and more prompts would tell them apart.` : ""}`;
 }
 function drawPoints() {
   const { metric, panel } = state;
