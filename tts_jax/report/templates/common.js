@@ -45,8 +45,9 @@ function player(sprite, label, options = {}) {
   element.style.backgroundImage = `url(${sprite.src})`;
   element.style.backgroundSize = `${100 * sprite.frames}% 100%`;
   element.wanted = options.always ?? true;
-  show(element, sprite.frames - 1);
-  players.add(element);
+  show(element, options.still ?? sprite.frames - 1);
+  if (options.still === undefined) players.add(element);
+  else element.removeAttribute("role");
   return element;
 }
 function show(element, frame) {

@@ -80,19 +80,38 @@ function contender({ title, chips = [], picture, panel, scores, oracle, other, p
 /* The tree: a column per round, a row per path that ends. */
 const columns = tree.rounds.length;
 const many = nodes.filter((n) => !n.children.length).length > 40;
-const NODE = { height: many ? 44 : 68, gap: many ? 6 : 9, between: 56, top: 62, left: 44 };
-NODE.width = Math.round(Math.max(many ? 118 : 156, Math.min(226, (find("tree").clientWidth - NODE.left - 24) / columns - NODE.between)));
+const judgedRounds = rounds.map((list) => list.some((node) => node.value !== null || node.sprite !== null));
+const NODE = { height: many ? 44 : 68, gap: many ? 6 : 9, between: columns > 4 ? 40 : 56, quiet: 74, top: 62, left: 44 };
+{
+  const wide = judgedRounds.filter(Boolean).length, room = find("tree").clientWidth - NODE.left - 24;
+  const each = (room - (columns - wide) * (NODE.quiet + NODE.between)) / Math.max(wide, 1) - NODE.between;
+  NODE.width = Math.round(Math.max(many ? 118 : 156, Math.min(columns > 2 ? 226 : 720, each)));
+}
+/** Frames of a video beside each other, where a column has room for them. */
+function strip(picture, width) {
+  const one = Math.round(((NODE.height - 12) * picture.width) / picture.height) + 4;
+  const count = Math.min(picture.frames - 1, Math.floor((width - one - 130) / one));
+  if (count < 2) return null;
+  const frames = [...Array(count).keys()].map((i) => {
+    const frame = player(picture, "", { still: Math.round((i * (picture.frames - 2)) / (count - 1)) });
+    frame.style.width = `${one - 4}px`;
+    return frame;
+  });
+  return make("span", { class: "strip", "aria-hidden": "true" }, ...frames);
+}
+const widths = judgedRounds.map((wide) => (wide ? NODE.width : NODE.quiet));
+const starts = widths.map((_, r) => NODE.left + widths.slice(0, r).reduce((sum, width) => sum + width + NODE.between, 0));
 let row = 0;
 const order = (a, b) => { for (let i = 0; ; i++) { if (i >= a.path.length || i >= b.path.length) return a.path.length - b.path.length; const [x, y] = [a.path[i], b.path[i]]; if (x !== y) return typeof x === "number" && typeof y === "number" ? x - y : String(x).localeCompare(String(y), "en", { numeric: true }); } };
 const top_ = nodes.filter((node) => !node.up).sort(order);
 (function place(list) {
   for (const node of list) {
-    node.x = NODE.left + node.round * (NODE.width + NODE.between);
+    node.x = starts[node.round];
     const own = node.children.sort(order);
     if (own.length) { place(own); node.y = (own[0].y + own.at(-1).y) / 2; } else node.y = NODE.top + NODE.height / 2 + row++ * (NODE.height + NODE.gap);
   }
 })(top_);
-const size = { width: NODE.left + columns * (NODE.width + NODE.between) - NODE.between + 24, height: NODE.top + row * (NODE.height + NODE.gap) + 10 };
+const size = { width: starts.at(-1) + widths.at(-1) + 24, height: NODE.top + row * (NODE.height + NODE.gap) + 10 };
 const canvas = find("canvas");
 canvas.style.width = `${size.width}px`;
 canvas.style.height = `${size.height}px`;
@@ -104,8 +123,8 @@ tree.rounds.forEach((round, r) => {
   const head = make("div", { class: "column" }, make("b", { text: `Round ${r + 1}: ${rounds[r].length}` }),
     `${round.to} of ${DATA.segments} segments`);
   head.title = round.judges ? `judged by ${judged[round.judges]}${round.stage === null ? "" : `, stage prompt ${round.stage + 1}: ${tree.stage_prompts[round.stage] ?? tree.prompt}`}` : "not judged";
-  head.style.left = `${NODE.left + r * (NODE.width + NODE.between)}px`;
-  head.style.width = `${NODE.width + NODE.between - 8}px`;
+  head.style.left = `${starts[r]}px`;
+  head.style.width = `${widths[r] + NODE.between - 6}px`;
   canvas.append(head);
 });
 const dot = make("div", { class: "root" });
@@ -113,7 +132,7 @@ dot.style.left = `${root.x}px`; dot.style.top = `${root.y}px`;
 canvas.append(dot);
 const rank = { pruned: 0, finished: 1, "went on": 1, winner: 2 };
 for (const node of [...nodes].sort((a, b) => (lineage.has(a) ? 3 : rank[a.status]) - (lineage.has(b) ? 3 : rank[b.status]))) {
-  const [x0, y0] = node.up ? [node.up.x + NODE.width, node.up.y] : [root.x, root.y];
+  const [x0, y0] = node.up ? [node.up.x + widths[node.up.round], node.up.y] : [root.x, root.y];
   const middle = x0 + Math.min(NODE.between, node.x - x0) * 0.5;
   node.line = make("path", { d: `M${x0} ${y0}C${middle} ${y0} ${middle} ${node.y} ${middle + 14} ${node.y}H${node.x}`, class: lineage.has(node) ? "winner" : node.status === "pruned" ? "pruned" : "" });
   lines.append(node.line);
@@ -124,13 +143,16 @@ const worthOf = (node) => {
   return first ? `${first} ${fixed(node.scores[first], 2)}` : "not judged";
 };
 for (const node of [...nodes].sort((a, b) => a.round - b.round || a.y - b.y)) {
+  const quiet = !judgedRounds[node.round];
   const picture = player(sprite(node), "", { always: false });
   picture.removeAttribute("role"); picture.removeAttribute("aria-label");
   picture.style.width = `${(NODE.height - 10) * (sprite(node) ? Math.min(1.4, sprite(node).width / sprite(node).height) : 1)}px`;
-  node.element = make("button", { type: "button", class: `node ${node.status.replace(" ", "-")}`, role: "treeitem", "aria-level": node.round + 1, "aria-selected": "false", tabindex: "-1", "data-index": node.index,
+  node.element = make("button", { type: "button", class: `node ${node.status.replace(" ", "-")}${quiet ? " quiet" : ""}`, role: "treeitem", "aria-level": node.round + 1, "aria-selected": "false", tabindex: "-1", "data-index": node.index,
     "aria-label": `path ${label(node.path)}, ${node.status}, ${worthOf(node)}` },
-    picture, make("span", {}, make("span", { class: "name", text: briefLabel(node.path) }), make("span", { class: "worth", text: worthOf(node) })));
-  Object.assign(node.element.style, { left: `${node.x}px`, top: `${node.y - NODE.height / 2}px`, width: `${NODE.width}px`, height: `${NODE.height}px` });
+    quiet ? null : picture, make("span", {}, make("span", { class: "name", text: briefLabel(node.path) }), quiet ? null : make("span", { class: "worth", text: worthOf(node) })),
+    quiet || !sprite(node) ? null : strip(sprite(node), NODE.width));
+  const height = quiet ? 28 : NODE.height;
+  Object.assign(node.element.style, { left: `${node.x}px`, top: `${node.y - height / 2}px`, width: `${widths[node.round]}px`, height: `${height}px` });
   node.element.addEventListener("mouseenter", () => look(node));
   node.element.addEventListener("focus", () => look(node));
   node.element.addEventListener("click", () => pin(node));
@@ -142,13 +164,14 @@ find("tree-lead").textContent = "Every branch that was judged, round by round. P
 let seen = null;
 function look(node) {
   if (seen === node) return;
-  if (seen) { seen.element.classList.remove("chosen"); seen.element.tabIndex = -1; const old = seen.element.querySelector(".player"); old.wanted = false; if (old.sprite) show(old, old.sprite.frames - 1); }
+  if (seen) { seen.element.classList.remove("chosen"); seen.element.tabIndex = -1; const old = seen.element.querySelector(".player"); if (old) { old.wanted = false; if (old.sprite) show(old, old.sprite.frames - 1); } }
   for (const other of nodes) other.line.classList.remove("traced");
   seen = node;
   for (let n = node; n; n = n.up) if (!lineage.has(n)) n.line.classList.add("traced");
   node.element.classList.add("chosen");
   node.element.tabIndex = 0;
-  node.element.querySelector(".player").wanted = true;
+  const small = node.element.querySelector(".player");
+  if (small) small.wanted = true;
   const body = make("tbody");
   const line = (name, value, place, note) => body.append(make("tr", {},
     make("td", {}, name, note ? make("span", { class: "soft", text: ` ${note}` }) : null),
@@ -253,6 +276,7 @@ find("replay-branch").addEventListener("change", (event) => look(nodes[Number(ev
 find("copy").addEventListener("click", (event) => copy(find("replay").textContent, event.target));
 
 look(winner ?? nodes[0]);
+find("tree").scrollLeft = seen.x + widths[seen.round] + 24 - find("tree").clientWidth;
 const rival = nodes.filter((node) => finished(node) && node !== winner).sort((a, b) => b.value - a.value)[0];
 slots = [winner ?? null, rival ?? null];
 drawSlots();
