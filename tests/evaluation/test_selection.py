@@ -16,6 +16,9 @@ from tts_jax.worlds import moving_shapes
 def test_a_pick_lies_between_its_control_and_its_upper_bound():
     found = pick([0.1, np.nan, 0.9, 0.3], [(0, 0.5), (1, 1.0), (0, 0.75), (1, 1.0)])
     assert (found.picked, found.best, found.chance) == (2, 1, 0.5)
+    broken = pick([0.1, 0.2, 0.3], [np.nan, 1.0, 0.5])
+    assert (broken.picked, broken.best, broken.chance) == (2, 1, 0.75)
+    assert np.isnan(pick([0.1], [np.nan]).chance)
     with pytest.raises(ValueError, match="make no choice"):
         pick([1.0], [1.0, 2.0])
 

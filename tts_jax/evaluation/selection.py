@@ -35,7 +35,7 @@ def pick(values: Sequence[float], quality: Sequence) -> Pick:
       values: [N] what the choice is made by; one that is not a number is never chosen over one
         that is.
       quality: [N] held-out quality or tuples of qualities, of which the first decides, then the
-        next.
+        next; those that are not a number are neither the best nor part of the control.
 
     Raises:
       ValueError: no candidates, or as many values as qualities are not there.
@@ -44,10 +44,13 @@ def pick(values: Sequence[float], quality: Sequence) -> Pick:
     table = np.asarray(quality, np.float64).reshape(len(quality), -1)
     if not len(values) or len(values) != len(table):
         raise ValueError(f"{len(values)} values and {len(table)} qualities make no choice")
+    known = ~np.isnan(table)
+    ranked = np.where(known, table, -np.inf)
+    first = table[known[:, 0], 0]
     return Pick(
         picked=int(np.argmax(np.where(np.isnan(values), -np.inf, values))),
-        best=max(range(len(table)), key=lambda i: (*table[i], -i)),
-        chance=float(table[:, 0].mean()),
+        best=max(range(len(table)), key=lambda i: (*ranked[i], -i)),
+        chance=float(first.mean()) if len(first) else float("nan"),
     )
 
 
