@@ -253,11 +253,18 @@ def small_memory(monkeypatch):
     return shrink
 
 
+@pytest.fixture(scope="module")
+def in_pairs(searches):
+    """Random linear search, two branches at once."""
+    generator = searches["units"].generator
+    search = make_search(generator, Linear(direction(2)), exact=False, micro_batch=2)
+    return find(search, "random_linear")
+
+
 @pytest.mark.parametrize("kinds", [("advance", "see", "score"), ("see",), ("score",)])
-def test_a_batch_that_does_not_fit_is_halved_and_said_once(searches, small_memory, kinds):
-    generator, verifier = searches["units"].generator, Linear(direction(2))
-    wanted = find(make_search(generator, verifier, exact=False, micro_batch=2), "random_linear")
-    search = make_search(generator, verifier, exact=False)
+def test_a_batch_that_does_not_fit_is_halved_and_said_once(searches, in_pairs, small_memory, kinds):
+    wanted = in_pairs
+    search = make_search(searches["units"].generator, Linear(direction(2)), exact=False)
     small_memory(3, kinds)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
