@@ -10,7 +10,7 @@ generated is not generated twice: random linear search with the largest N holds 
 for every panel, and trees share the first rounds that they have in common.
 
 Writes <workdir>/config.json parts/*.parquet, and when all of the grid is there, results.parquet,
-summary.json and report.html.
+summary.json, report.html and curves/*.{png,svg}.
 """
 
 import json
@@ -35,6 +35,7 @@ from experiments.table import PartTable
 from tts_jax import media
 from tts_jax.evaluation.selection import ATTRIBUTES, attributes, pick
 from tts_jax.evaluation.sweep import summarise
+from tts_jax.report.curves import draw_sweep
 from tts_jax.report.page import sprite
 from tts_jax.report.progress import Bar
 from tts_jax.report.sweep_page import write_sweep_page
@@ -135,9 +136,23 @@ def main(options: flags.FlagValues) -> None:
     table.write_whole("results.parquet", rows)
     summary = summarise(rows, metrics, json.loads(config.sweep.panels.to_json()))
     media.write_bytes(table.folder / "summary.json", to_json(summary))
+    curves = draw_curves(table.folder / "curves", summary)
     write_sweep_page(table.folder / "report.html", rows, summary, title=name)
     _print(console, summary)
     console.print(f"[bold]{table.folder}[/]\n  results.parquet  summary.json  report.html")
+    console.print(f"  {curves} curves as png and svg in curves/")
+
+
+def draw_curves(folder: Path, summary: Mapping) -> int:
+    """Draws every quality over compute, for papers; gives the number of curves."""
+    folder.mkdir(exist_ok=True)
+    cost = "flops" if all(point["flops"] for point in summary["points"]) else "nfe"
+    names = [(panel, metric) for panel in summary["panels"] for metric in summary["metrics"]]
+    for panel, metric in names:
+        for kind in ("png", "svg"):
+            path = folder / f"{panel}_{metric}.{kind}"
+            draw_sweep(path, summary, metric, panel=panel, cost=cost)
+    return len(names)
 
 
 def _prompts(config: ConfigDict, models: Models, prompts_file: str | None) -> list[str]:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from tts_jax.evaluation.sweep import summarise
+from tts_jax.report.curves import draw_sweep
 from tts_jax.report.page import sprite
 from tts_jax.report.sweep_page import examples, write_sweep_page
 
@@ -107,6 +108,14 @@ def test_the_page_shows_who_gains_most_and_least(rows, summary, tmp_path):
     write_sweep_page(tmp_path / "report.html", rows, summary, title="sweep")
     page = (tmp_path / "report.html").read_text()
     assert "http://" not in page and "https://" not in page
+
+
+def test_curves_for_papers_are_drawn_and_repeat(summary, tmp_path):
+    for name in ("one.png", "one.svg", "two.svg"):
+        draw_sweep(tmp_path / name, summary, "facts", panel="judge")
+    assert (tmp_path / "one.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "one.svg").read_bytes() == (tmp_path / "two.svg").read_bytes()
+    assert b"<svg" in (tmp_path / "one.svg").read_bytes()
 
 
 def test_a_grid_with_holes_is_told_as_far_as_it_goes(rows):

@@ -36,7 +36,7 @@ def get_config():
     config.sweep.panels = dict(reward=dict(reward=1.0), other=dict(other=1.0))
     return config
 """
-PROMPTS = ["one", "two"]
+PROMPTS, VERIFIERS = ["one", "two"], ["reward", "other"]
 POINTS = 3 + 2 + 1  # of each panel, prompt and seed
 
 
@@ -208,6 +208,8 @@ def test_the_summary_and_the_page_hold_every_point(done):
         assert found["interval"][0] <= found["mean"] <= found["interval"][1]
     fits = {(s["search"], s["panel"]) for s in summary["saturation"]}
     assert fits == {("linear", "reward"), ("linear", "other")}
+    curves = {f"{p}_score_{m}.{k}" for p in VERIFIERS for m in VERIFIERS for k in ("png", "svg")}
+    assert {path.name for path in (done / "curves").iterdir()} == curves
     page = (done / "report.html").read_text()
     data = json.loads(re.search(r'id="data">(.*?)</script>', page, re.S)[1])
     assert data["points"] == summary["points"]

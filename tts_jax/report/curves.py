@@ -1,9 +1,10 @@
-"""Quality against cost, as a picture for readers."""
+"""Quality against cost, as pictures for readers and papers."""
 
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -57,6 +58,60 @@ def draw_curve(path: Path | str, rows: Sequence[Mapping], cost: str = "flops") -
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, loc="upper left")
-    png = io.BytesIO()
-    figure.savefig(png, format="png")
-    write_bytes(path, png.getvalue())
+    _save(figure, path)
+
+
+_COLOURS = ("#2f62c9", "#c2410c", "#0b7a57", "#8b3fb8", "#a16207", "#0e7490")
+_COSTS = {"nfe": "denoiser calls", "flops": "FLOPs", "seconds": "seconds"}
+
+
+def draw_sweep(
+    path: Path | str, summary: Mapping, metric: str, *, panel: str, cost: str = "flops"
+) -> None:
+    """A quality over the cost of each search of a sweep, with 95 % intervals and controls.
+
+    Args:
+      path: file to write; its suffix, .png or .svg, is its format.
+      summary: of the sweep, see `tts_jax.evaluation.sweep.summarise`.
+      metric: the quality.
+      panel: whose choices are drawn.
+      cost: the figure on the horizontal axis, "nfe", "flops" or "seconds".
+
+    Raises:
+      MediaError: the file cannot be written.
+    """
+    figure = Figure(figsize=(7.2, 4.4), dpi=144, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    points = [point for point in summary["points"] if point["panel"] == panel]
+    for number, search in enumerate(summary["searches"]):
+        family = sorted((p for p in points if p["search"] == search), key=lambda p: p[cost])
+        found = [p["quality"][metric] for p in family]
+        x = [p[cost] for p in family]
+        colour = _COLOURS[number % len(_COLOURS)]
+        axes.plot(x, [q["mean"] for q in found], "o-", color=colour, label=search.replace("_", " "))
+        low, high = zip(*(q["interval"] for q in found), strict=True)
+        axes.fill_between(x, low, high, color=colour, alpha=0.12, linewidth=0)
+        if family and family[0]["preset"] == "random_linear":
+            for name, label, style in (
+                ("best", "best of the random samples", "--"),
+                ("chance", "random choice", ":"),
+            ):
+                axes.plot(x, [q[name] for q in found], style, color="#7a808c", label=label)
+    axes.set_xscale("log", base=2)
+    ticks = sorted({p[cost] for p in points if p["preset"] == "random_linear"})
+    axes.set_xticks(ticks, [f"{tick:.3g}" for tick in ticks])
+    axes.set_xlabel(f"{_COSTS[cost]} per prompt")
+    axes.set_ylabel(metric.replace("_", " "))
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    _save(figure, path)
+
+
+def _save(figure: Figure, path: Path | str) -> None:
+    """Writes a figure; equal figures give equal bytes."""
+    kind, picture = Path(path).suffix[1:], io.BytesIO()
+    with rc_context({"svg.hashsalt": "tts_jax"}):
+        figure.savefig(picture, format=kind, metadata={"Date": None} if kind == "svg" else None)
+    write_bytes(path, picture.getvalue())
