@@ -62,7 +62,8 @@ def draw_curve(path: Path | str, rows: Sequence[Mapping], cost: str = "flops") -
 
 
 _COLOURS = ("#2f62c9", "#c2410c", "#0b7a57", "#8b3fb8", "#a16207", "#0e7490")
-_COSTS = {"nfe": "denoiser calls", "flops": "FLOPs", "seconds": "seconds"}
+# Name and unit of each cost.
+_COSTS = {"nfe": ("denoiser calls", 1), "flops": ("GFLOP", 1e9), "seconds": ("seconds", 1)}
 
 
 def draw_sweep(
@@ -84,24 +85,25 @@ def draw_sweep(
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     points = [point for point in summary["points"] if point["panel"] == panel]
+    name, unit = _COSTS[cost]
     for number, search in enumerate(summary["searches"]):
         family = sorted((p for p in points if p["search"] == search), key=lambda p: p[cost])
         found = [p["quality"][metric] for p in family]
-        x = [p[cost] for p in family]
+        x = [p[cost] / unit for p in family]
         colour = _COLOURS[number % len(_COLOURS)]
         axes.plot(x, [q["mean"] for q in found], "o-", color=colour, label=search.replace("_", " "))
         low, high = zip(*(q["interval"] for q in found), strict=True)
         axes.fill_between(x, low, high, color=colour, alpha=0.12, linewidth=0)
         if family and family[0]["preset"] == "random_linear":
-            for name, label, style in (
+            for control, label, style in (
                 ("best", "best of the random samples", "--"),
                 ("chance", "random choice", ":"),
             ):
-                axes.plot(x, [q[name] for q in found], style, color="#7a808c", label=label)
+                axes.plot(x, [q[control] for q in found], style, color="#7a808c", label=label)
     axes.set_xscale("log", base=2)
-    ticks = sorted({p[cost] for p in points if p["preset"] == "random_linear"})
+    ticks = sorted({p[cost] / unit for p in points if p["preset"] == "random_linear"})
     axes.set_xticks(ticks, [f"{tick:.3g}" for tick in ticks])
-    axes.set_xlabel(f"{_COSTS[cost]} per prompt")
+    axes.set_xlabel(f"{name} per prompt")
     axes.set_ylabel(metric.replace("_", " "))
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
