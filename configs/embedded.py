@@ -7,16 +7,21 @@ of about the cost of N=4 on 0.780; 18 minutes.
 python -m experiments.generate --prompt="a red circle moving right and a blue square moving up"
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from configs.search import search
 
 
-def verifier(name: str, *, weight: float, checkpoint: str = "embedded") -> ConfigDict:
+def verifier(
+    name: str, *, weight: float, checkpoint: str = "embedded", texts: str = "", **options: Any
+) -> ConfigDict:
     """Settings of one verifier.
 
     Below its `floor`, if it has one, a branch cannot win; one that is `held_out` is reported only.
+    A judge's questions can come from a file `texts`, and its options from here: docs/judges.md.
     """
     return ConfigDict(
         dict(
@@ -25,6 +30,8 @@ def verifier(name: str, *, weight: float, checkpoint: str = "embedded") -> Confi
             weight=weight,
             floor=placeholder(float),
             held_out=False,
+            texts=texts,
+            options=options,
         )
     )
 
@@ -49,8 +56,9 @@ def get_config() -> ConfigDict:
             ),
             panel=dict(aggregation="zscore"),  # or sum, rank, pareto, trimmed_rank
             # What verifiers of each stage judge by: the "world"'s grammar, a "file" of the user's
-            # at `path`, a language "model" ("package.module:function"), or the "prompt" itself.
-            stage_prompts=dict(source="world", path="", model=""),
+            # at `path`, a language "model" ("package.module:function"), a "decoder", the converted
+            # language model at `path` (`cache` keeps its answers), or the "prompt" itself.
+            stage_prompts=dict(source="world", path="", model="", cache=""),
             search=search(
                 "tree_of_frames",
                 branching=(8, 2, 1, 1, 1),

@@ -41,7 +41,7 @@ def get_config() -> ConfigDict:
                 verifier("flicker", weight=0.0, checkpoint=""),
             ),
             panel=dict(aggregation="zscore"),
-            stage_prompts=dict(source="prompt", path="", model=""),
+            stage_prompts=dict(source="prompt", path="", model="", cache=""),
             search=search("video_t1", cap=3),
             budget=dict(nfe=0, flops=0.0, seconds=0.0),
             mesh=dict(branch=0),

@@ -14,8 +14,10 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jax import Array
 
+from converters.sources import ConversionError
 from tts_jax.generators.cogvideox import vae as cogvideox
 from tts_jax.generators.nova import vae as nova_vae
 from tts_jax.generators.nova.transformer import patchify
@@ -30,8 +32,39 @@ from tts_jax.language.clip_text import TextTower
 from tts_jax.nn.encoder import normalise
 from tts_jax.verifiers.clip import CLIP
 
-Run = Callable[..., Array]  # (function of the module and inputs, inputs) -> its compiled result
 Tensors = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Run:
+    """Runs compiled functions of a module.
+
+    Attributes:
+      graph, params: the module.
+      fields: the published `config.json`.
+    """
+
+    graph: nnx.GraphDef
+    params: dict
+    fields: Mapping
+
+    def __call__(self, function: Callable, *inputs):
+        """The result of a function of the module and inputs."""
+
+        def call(params, *xs):
+            return function(nnx.merge(self.graph, params), *xs)
+
+        return jax.jit(call)(self.params, *inputs)
+
+    def field(self, name: str):
+        """A field of `config.json`.
+
+        Raises:
+          ConversionError: there is none.
+        """
+        if name not in self.fields:
+            raise ConversionError(f"config.json has no field {name!r}, which recordings need")
+        return self.fields[name]
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from flax import nnx
 
 from converters.core import Rules, Step, inspect
-from converters.sources import ConversionError, StoredTensor, read_json, scan
+from converters.sources import ConversionError, Source, StoredTensor, read_json, scan
 from tts_jax.checkpoints import abstract_params
 
 # Fields that say where a file comes from, or how to train or to decode text, and change no output
@@ -43,7 +43,7 @@ class Component:
       published: the config of the published checkpoint.
       read: the config of a parsed `config.json`; a ValueError says what it cannot mean. None where
         no such file is published: then there is one config.
-      rules, ignored: its conversion table; a function of the config where that decides.
+      rules, ignored: its conversion table; functions of the config where that decides.
       fixed: fields of `config.json` that may have one value only; nested ones with dots.
       inert: fields that change nothing, beside `INERT`.
       prepare: rearranges the published tensors before the table sees them.
@@ -55,7 +55,7 @@ class Component:
     published: Callable[[], Any]
     read: Callable[[Mapping], Any] | None
     rules: Rules | Callable[[Any], Rules]
-    ignored: Mapping[str, str] = field(default_factory=dict)
+    ignored: Mapping[str, str] | Callable[[Any], Mapping[str, str]] = field(default_factory=dict)
     fixed: Mapping[str, Any] = field(default_factory=dict)
     inert: frozenset[str] = frozenset()
     prepare: Callable[[Mapping], dict] = dict
@@ -68,6 +68,10 @@ class Component:
     def table(self, config) -> Rules:
         """The conversion table of a config."""
         return self.rules(config) if callable(self.rules) else self.rules
+
+    def left_out(self, config) -> Mapping[str, str]:
+        """Tensors of a config's checkpoint that have no place in the model, with reasons."""
+        return self.ignored(config) if callable(self.ignored) else self.ignored
 
 
 class Opened(NamedTuple):
@@ -91,20 +95,38 @@ class Opened(NamedTuple):
     faults: list[str]
 
 
-def open_component(component: Component, config: Path, weights: Path | None) -> Opened:
+class Gathered(NamedTuple):
+    """A component whose published files lie in several places, as if they were one checkpoint.
+
+    Attributes:
+      fields: of `config.json`.
+      source: all tensors.
+      folders: that may hold the tokenizer, the most likely first.
+    """
+
+    fields: dict
+    source: Source
+    folders: tuple[Path, ...]
+
+
+def open_component(
+    component: Component, config: Path, weights: Path | None, gathered: Gathered | None = None
+) -> Opened:
     """Reads a component's config, and names, shapes and types of its tensors.
 
     Args:
       component: what it should be.
       config: the published `config.json`.
       weights: a file or folder of weights, see `converters.sources.scan`; None to leave them out.
+      gathered: what was read already, of several places.
     """
     fields, ours, graph, like, faults = {}, None, None, None, []
     tensors, missing, steps = {}, [], []
     if weights is not None:
-        tensors, missing = scan(weights)
+        tensors, missing = scan(weights) if gathered is None else gathered.source
     try:
-        fields = {} if component.read is None else read_json(config)
+        if component.read is not None:
+            fields = read_json(config) if gathered is None else gathered.fields
         if component.settle is not None and tensors:
             fields = component.settle(fields, tensors)
         ours, graph, like, wrong = interpret(component, fields)
@@ -123,7 +145,7 @@ def open_component(component: Component, config: Path, weights: Path | None) -> 
             else:
                 if like is not None:
                     steps, misfits = inspect(
-                        tensors, like, component.table(ours), component.ignored
+                        tensors, like, component.table(ours), component.left_out(ours)
                     )
                     faults += misfits
     return Opened(fields, ours, graph, like, tensors, steps, faults)

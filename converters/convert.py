@@ -6,6 +6,8 @@ DIR of --src is the published directory in the layout of diffusers or transforme
 `config.json` and weights for every component of the model, safetensors or torch, in one file or in
 shards. Of a model with one component it may be that folder itself, or the path of its weights.
 
+A model that is published as an adapter takes the directory of the model that it adapts as --base.
+
 The folder --dst, which must not exist yet, gets the parameters as one orbax checkpoint, a
 `config.json`, and copies of the tokenizers; generators and verifiers take it as their `checkpoint`.
 It has another name until it is whole. Tensors pass one at a time: in memory are the parameter that
@@ -53,6 +55,7 @@ def define(values: flags.FlagValues) -> None:
     """Adds this program's flags."""
     flags.DEFINE_enum("model", None, list(MODELS), "what to convert", flag_values=values)
     flags.DEFINE_string("src", None, "the published checkpoint", flag_values=values)
+    flags.DEFINE_string("base", None, "of an adapter, the model it adapts", flag_values=values)
     flags.DEFINE_string("dst", None, "folder to write", flag_values=values)
     flags.DEFINE_enum("dtype", "float32", list(DTYPES), "storage type", flag_values=values)
     flags.DEFINE_bool("dry_run", False, "check everything, write nothing", flag_values=values)
@@ -68,7 +71,8 @@ def main(values: flags.FlagValues) -> int:
         _check_manifest(values.model, model, source)
         return 0
     dtype = DTYPES[values.dtype]
-    opened, entries, copies = open_model(model, source)
+    base = None if values.base is None else Path(values.base)
+    opened, entries, copies = open_model(model, source, base)
     for part, found in opened.items():
         print(_summary(part, found))
     if values.dry_run:
@@ -86,13 +90,14 @@ def main(values: flags.FlagValues) -> int:
 
 
 def open_model(
-    model: Model, source: Path
+    model: Model, source: Path, base: Path | None = None
 ) -> tuple[dict[str, Opened], dict, list[tuple[Path, str]]]:
     """Reads all there is to know of a published model before any tensor is read.
 
     Args:
       model: what it should be.
       source: its directory, or the weights of its only component.
+      base: the directory of the model that it adapts, if it is an adapter.
 
     Returns:
       Its components by part, our `config.json`, and files to copy with their places.
@@ -105,6 +110,9 @@ def open_model(
     if source.is_file() and len(model.parts) > 1:
         raise ConversionError(f"{source} is a file; the model has several components in a folder")
     root = source if source.is_dir() else source.parent
+    gathered = model.gather(root, base) if model.gather and source.is_dir() else None
+    if base is not None and gathered is None:
+        raise ConversionError(f"{source} holds no adapter, so that --base has no place")
     opened, faults = {}, []
     for name, part in model.parts.items():
         folder = root / part.folder
@@ -112,7 +120,9 @@ def open_model(
             faults.append(f"{source} has no folder {part.folder}")
             continue
         weights = folder if source.is_dir() else source
-        opened[name] = open_component(model.component(name), folder / "config.json", weights)
+        opened[name] = open_component(
+            model.component(name), folder / "config.json", weights, gathered
+        )
         prefix = f"{part.folder}: " if part.folder else ""
         faults += [
             fault if str(folder) in fault else prefix + fault for fault in opened[name].faults
@@ -125,8 +135,8 @@ def open_model(
             faults.append(str(error))
     copies = []
     for place in model.copies:
-        files = [root / place / name for name in TOKENIZER_FILES]
-        files = [file for file in files if file.is_file()]
+        folders = [root / place] if gathered is None else gathered.folders
+        files = next(filter(None, map(_tokenizer_files, folders)), [])
         if not files:
             faults.append(
                 f"{root / place} holds no tokenizer: none of {', '.join(TOKENIZER_FILES)}"
@@ -146,6 +156,10 @@ def open_model(
             faults += [f"{root / model.settings[name]}: field {f!r} is unknown" for f in unknown]
     refuse(faults)
     return opened, entries, copies
+
+
+def _tokenizer_files(folder: Path) -> list[Path]:
+    return [folder / name for name in TOKENIZER_FILES if (folder / name).is_file()]
 
 
 def _convert(
@@ -192,7 +206,7 @@ def _check_manifest(name: str, model: Model, path: Path) -> None:
     _, like = component.abstract(config)
     shapes = read_json(path)
     try:
-        check(shapes, like, component.table(config), component.ignored)
+        check(shapes, like, component.table(config), component.left_out(config))
     except TypeError as error:
         raise ConversionError(f"{path} holds other things than shapes: {error}") from error
     print(_describe(part, shapes, like))

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from converters import (
@@ -18,8 +19,9 @@ from converters import (
     videoscore,
     visionreward,
 )
-from converters.components import Component
+from converters.components import Component, Gathered
 from converters.core import Rules
+from converters.decoder import IGNORED, TIED, decoder_rules
 from tts_jax.generators.cogvideox import transformer as cogvideox_transformer
 from tts_jax.generators.cogvideox import vae as cogvideox_vae
 from tts_jax.generators.cogvideox.generator import CogVideoXConfig
@@ -32,13 +34,16 @@ from tts_jax.generators.pyramid_flow.mmdit import MMDiT, MMDiTConfig
 from tts_jax.generators.pyramid_flow.sampler_config import SamplerConfig
 from tts_jax.generators.pyramid_flow.transformer import Transformer, TransformerConfig
 from tts_jax.generators.pyramid_flow.vae import CausalVideoVAE, LatentFactors, VAEConfig
+from tts_jax.language.chat import PART as LANGUAGE_MODEL
+from tts_jax.language.chat import ChatConfig
+from tts_jax.language.chat import build as build_language_model
 from tts_jax.language.clip_text import TextConfig, TextTower
 from tts_jax.language.phi import PhiConfig, PhiEncoder
 from tts_jax.language.t5 import T5Config, T5Encoder
 from tts_jax.verifiers.aesthetic import Head, HeadConfig
 from tts_jax.verifiers.clip import CLIP, CLIPConfig
 from tts_jax.verifiers.image_selector import ImageSelector, ImageSelectorConfig
-from tts_jax.verifiers.judges import PUBLISHED_CHECKLIST, TEXTS
+from tts_jax.verifiers.judges import PUBLISHED_CHECKLIST, PUBLISHED_STAGES, TEXTS
 from tts_jax.verifiers.viclip import ViCLIPConfig
 from tts_jax.verifiers.videollama3 import VideoLLaMA3, VideoLLaMA3Config
 from tts_jax.verifiers.videoreward import VideoReward, VideoRewardConfig
@@ -72,6 +77,8 @@ class Model:
       inert: fields of these files that change nothing, beside those of every file.
       copies: folders of the published directory whose tokenizers are copied; "" is itself.
       extras: other files of the published directory that are copied where they are.
+      gather: of the published directory and a base model's, what both hold of the only part; None
+        of a directory that needs no base.
     """
 
     parts: Mapping[str, Part]
@@ -80,6 +87,7 @@ class Model:
     inert: frozenset[str] = frozenset()
     copies: tuple[str, ...] = ()
     extras: tuple[str, ...] = ()
+    gather: Callable[[Path, Path | None], Gathered | None] | None = None
 
     def component(self, part: str) -> Component:
         """The component of a part."""
@@ -326,6 +334,14 @@ COMPONENTS = {
     "umt5_xxl_encoder": _t5(T5Config.umt5_xxl, t5.UMT5_RULES),
     "clip_l_text": _clip_text(TextConfig.clip_vit_large_patch14()),
     "open_clip_bigg_text": _clip_text(TextConfig.open_clip_bigg()),
+    LANGUAGE_MODEL: Component(
+        build=build_language_model,
+        published=ChatConfig.llama3_8b,
+        read=ChatConfig.from_reference,
+        rules=lambda config: decoder_rules(head=config.decoder.head == "own"),
+        ignored=lambda config: TIED if config.decoder.head == "tied" else IGNORED,
+        inert=_LANGUAGE | {"pretraining_tp"},
+    ),
     "clip_vit_large_patch14": Component(
         build=CLIP,
         published=CLIPConfig.clip_vit_large_patch14,
@@ -415,13 +431,25 @@ def _single(component: str) -> Model:
     )
 
 
-def _verifier(name: str, component: str, extras: tuple[str, ...] = ()) -> Model:
+def _verifier(name: str, component: str, extras: tuple[str, ...] = (), gather=None) -> Model:
     """A verifier, which needs its tokenizer beside its weights."""
     return Model(
         parts={name: Part(component=component)},
         entries=lambda configs, settings: {"verifiers": {name: dataclasses.asdict(configs[name])}},
         copies=("",),
         extras=extras,
+        gather=gather,
+    )
+
+
+def _language_model() -> Model:
+    """A decoder that converses, with its tokenizer."""
+    return Model(
+        parts={LANGUAGE_MODEL: Part(component=LANGUAGE_MODEL)},
+        entries=lambda configs, settings: {
+            LANGUAGE_MODEL: dataclasses.asdict(configs[LANGUAGE_MODEL])
+        },
+        copies=("",),
     )
 
 
@@ -523,12 +551,17 @@ MODELS = {
     **{f"cogvideox_{size}": _cogvideox_pipeline(size) for size in ("2b", "5b")},
     "nova": _nova_pipeline(),
     **{name: _single(name) for name in COMPONENTS},
+    LANGUAGE_MODEL: _language_model(),
     "clip_vit_large_patch14": _verifier("clip", "clip_vit_large_patch14"),
     "viclip": _verifier("viclip", "viclip"),
     **{f"aesthetic_{head}": _aesthetic(head) for head in ("linear", "mlp")},
     "videoscore": _verifier("videoscore", "videoscore", (TEXTS,)),
     "videollama3": _verifier("videollama3", "videollama3_7b", (TEXTS,)),
     "image_selector": _verifier("image_selector", "llava_onevision_qwen2_7b", (TEXTS,)),
-    "videoreward": _verifier("videoreward", "videoreward_merged", (TEXTS,)),
-    "visionreward": _verifier("visionreward", "visionreward_video", (TEXTS, *PUBLISHED_CHECKLIST)),
+    "videoreward": _verifier(
+        "videoreward", "videoreward_merged", (TEXTS,), gather=videoreward.gather
+    ),
+    "visionreward": _verifier(
+        "visionreward", "visionreward_video", (TEXTS, *PUBLISHED_CHECKLIST, *PUBLISHED_STAGES)
+    ),
 }

@@ -12,6 +12,7 @@ value. Exits with 1 when a difference is beyond the tolerance of its case, or, w
 relative error is beyond that. How to record a golden folder: docs/recording_golden.md.
 """
 
+import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,19 +21,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
-from flax import nnx
 
-from converters import cli
-from converters.cases import CASES, Case, Output
+from converters import cases, cli, judge_cases
+from converters.cases import Case, Output, Run
 from converters.components import interpret, open_component
 from converters.core import stream
 from converters.registry import COMPONENTS, MODELS
 from converters.sources import ConversionError, read_json, read_tensors, refuse
 from tts_jax.checkpoints import ORBAX, CheckpointError, load_orbax, unflatten
 
+CASES = {**cases.CASES, **judge_cases.CASES}
 
-def load_golden(case: Case, folder: Path) -> tuple[nnx.GraphDef, dict]:
-    """The graph and the parameters of a golden folder's weights.
+
+def load_golden(case: Case, folder: Path) -> Run:
+    """The model of a golden folder's weights.
 
     Raises:
       ConversionError: the folder is incomplete, or does not fit the table.
@@ -40,11 +42,12 @@ def load_golden(case: Case, folder: Path) -> tuple[nnx.GraphDef, dict]:
     component = COMPONENTS[case.component]
     found = open_component(component, folder / "config.json", folder / "weights.safetensors")
     refuse(found.faults)
-    return found.graph, unflatten(dict(stream(found.tensors, found.like, found.steps)), found.like)
+    params = unflatten(dict(stream(found.tensors, found.like, found.steps)), found.like)
+    return Run(found.graph, params, found.fields)
 
 
-def load_converted(case: Case, folder: Path) -> tuple[nnx.GraphDef, dict] | None:
-    """The graph and the float32 parameters of a converted checkpoint, None if it lacks the case.
+def load_converted(case: Case, folder: Path) -> Run | None:
+    """The model of a converted checkpoint in float32, None if it lacks the case.
 
     Raises:
       ConversionError: no converted checkpoint, or a damaged one.
@@ -62,26 +65,22 @@ def load_converted(case: Case, folder: Path) -> tuple[nnx.GraphDef, dict] | None
                 params = load_orbax(folder / ORBAX, {name: like}, jnp.float32, partial=True)
             except CheckpointError as error:
                 raise ConversionError(str(error)) from error
-            return graph, params[name]
+            return Run(graph, params[name], fields)
     return None
 
 
-def verify(case: Case, folder: Path, graph: nnx.GraphDef, params: dict) -> list[Output]:
+def verify(case: Case, folder: Path, run: Run) -> list[Output]:
     """Runs the inputs of a golden folder.
 
     Args:
       case: what they are inputs of.
       folder: the golden folder.
-      graph, params: the model.
+      run: the model.
 
     Raises:
       ConversionError: the folder has no inputs, or such that the model cannot take.
     """
-    params = jax.tree.map(jnp.asarray, params)
-
-    def run(function, *inputs):
-        return jax.jit(lambda params, *xs: function(nnx.merge(graph, params), *xs))(params, *inputs)
-
+    run = dataclasses.replace(run, params=jax.tree.map(jnp.asarray, run.params))
     path = folder / "io.safetensors"
     tensors = {name: np.asarray(tensor) for name, tensor in read_tensors(path).items()}
     try:
@@ -89,6 +88,8 @@ def verify(case: Case, folder: Path, graph: nnx.GraphDef, params: dict) -> list[
             outputs = list(case.outputs(run, tensors))
     except KeyError as error:
         raise ConversionError(f"{path} has no tensor {error}") from error
+    except ConversionError:
+        raise
     except (TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ConversionError(f"{path} does not fit the model: {reason}") from error
@@ -121,7 +122,7 @@ def main(values: flags.FlagValues) -> int:
             model = load_golden(case, folder)
         else:
             model = load_converted(case, Path(values.checkpoint))
-        for output in () if model is None else verify(case, folder, *model):
+        for output in () if model is None else verify(case, folder, model):
             good = output.good if values.rtol is None else output.relative_error <= values.rtol
             checked, failed = checked + 1, failed + (not good)
             verdict = "ok" if good else "FAILED"

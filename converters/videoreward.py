@@ -7,12 +7,16 @@ tensors that were trained whole: the vision part, the reward's layer and a cut t
 import dataclasses
 import re
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 
+from converters.components import Gathered
 from converters.core import AS_IS, CONV3D, LINEAR
 from converters.decoder import decoder_rules
+from converters.sources import ConversionError, Source, read_json, scan
 from converters.towers import shape_of, split_rows, third, two_layers
+from tts_jax.verifiers.videoreward import NAMES
 
 _BLOCK = r"visual\.blocks\.(\d+)\."
 _QKV = _BLOCK + r"attn\.qkv\.(weight|bias)"
@@ -76,7 +80,7 @@ def merge_adapter(tensors: Mapping, alpha: float = 128.0) -> dict:
     for name, tensor in tensors.items():
         if not name.startswith(_ADDED):
             continue
-        name = name.removeprefix(_ADDED)
+        name = name.removeprefix(_ADDED).replace(".base_layer.", ".")
         if found := re.fullmatch(r"(.+)\.lora_([AB])\.(?:default\.)?weight", name):
             updates.setdefault(f"{found[1]}.weight", {})[found[2]] = tensor
         else:
@@ -86,6 +90,66 @@ def merge_adapter(tensors: Mapping, alpha: float = 128.0) -> dict:
             raise ValueError(f"the low-rank update of {name} is not whole")
         result[name] = Merged(result[name], halves["A"], halves["B"], alpha)
     return result
+
+
+def gather(folder: Path, base: Path | None) -> Gathered | None:
+    """KwaiVGI/VideoReward, and the Qwen2-VL-2B-Instruct that it adapts, as one checkpoint.
+
+    Args:
+      folder: holds `model_config.json` and `checkpoint-N`, of which the last is taken, or is such a
+        folder: `adapter_model.safetensors` and `non_lora_state_dict.pth`, or all in `model.pth`.
+      base: the folder of Qwen2-VL-2B-Instruct.
+
+    Returns:
+      None for a folder without an adapter: that of a merged model.
+
+    Raises:
+      ConversionError: something is missing, or does not fit together.
+    """
+    steps = [p for p in folder.glob("checkpoint-*") if p.name.partition("-")[2].isdigit()]
+    place = max(steps, key=lambda p: int(p.name.partition("-")[2]), default=folder)
+    files = [place / "model.pth"]
+    if not files[0].is_file():
+        files = [place / "adapter_model.safetensors"]
+        if not files[0].is_file():
+            return None
+        files += sorted(place.glob("non_lora_state_dict.*"))[:1]
+    if base is None:
+        raise ConversionError(
+            f"{place} holds an adapter: name the folder of Qwen2-VL-2B-Instruct, which it adapts, "
+            "with --base"
+        )
+    settings = _settings(place, folder)
+    fields = read_json(base / "config.json")
+    tensors, faults = {}, []
+    for path in [base, *files]:
+        source = scan(path)
+        tensors |= source.tensors
+        faults += source.faults
+    try:
+        tensors = merge_adapter(tensors, settings["alpha"])
+    except ValueError as error:
+        faults.append(f"{place}: {error}")
+    table = shape_of(tensors.get("model.embed_tokens.weight"))
+    if table is not None:
+        fields["vocab_size"] = table[0]
+    if settings["scale"]:
+        fields["normalisation"] = settings["scale"]
+    return Gathered(fields, Source(tensors, faults), (place, folder, base))
+
+
+def _settings(place: Path, folder: Path) -> dict:
+    """The scale of low-rank updates, and means and deviations of the rewards if they are there."""
+    alpha, scale = 128.0, {}
+    for path in (folder / "model_config.json", place / "adapter_config.json"):
+        if not path.is_file():
+            continue
+        fields = read_json(path)
+        alpha = fields.get("peft_lora_config", fields).get("lora_alpha", alpha)
+        given = fields.get("inference_config") or {}
+        if all(f"{name}_{kind}" in given for name in NAMES for kind in ("mean", "std")):
+            scale = {n: {k: given[f"{n}_{k}"] for k in ("mean", "std")} for n in NAMES}
+    return {"alpha": float(alpha), "scale": scale}
 
 
 def prepare(tensors: Mapping, alpha: float = 128.0) -> dict:

@@ -81,7 +81,7 @@ def main(options: flags.FlagValues) -> None:
     prompts = read_prompts(options.prompt, options.prompts_file)
     cache = cli.use_compilation_cache()
 
-    models = load_models(config)
+    models = load_models(config, prompts[:1] if options.dry_run else prompts, dry=options.dry_run)
     models.check(prompts)
     search = load_search(config, models)
     preset, budget = load_preset(config.search), Budget(**config.budget)
@@ -92,6 +92,7 @@ def main(options: flags.FlagValues) -> None:
     if options.dry_run:
         plans = [search.plan(prompts[0], preset, budget, scores) for scores in ("distinct", "tied")]
         summary.print_plan(console, config, models, *plans)
+        summary.print_memory(console, models.memory)
         return
     name = Path(options["config"].config_filename).stem
     workdir = options.workdir or default_workdir(name)

@@ -3,23 +3,36 @@
 import importlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 
 from ml_collections import ConfigDict
 
-from experiments.cli import UsageError
-from tts_jax.checkpoints import flatten
+from experiments.cli import UsageError, user_cache
+from experiments.memory import MemoryPlan
+from tts_jax.checkpoints import CheckpointError
 from tts_jax.generators import EMBEDDED, load_generator
 from tts_jax.generators.protocol import Generator
 from tts_jax.language.stage_prompts import StagePrompts, load_stage_prompts
 from tts_jax.parallel import branch_mesh
-from tts_jax.search import Search
+from tts_jax.search import (
+    Search,
+    SearchConfigError,
+    encode_prompts,
+    load_preset,
+    outline_of,
+    plan,
+)
 from tts_jax.verifiers import load_verifier
 from tts_jax.verifiers.panel import Panel
 
 WORLDS = ("moving_shapes",)
+
+# Fields of an entry of `config.verifiers`, with what they are if they are left out.
+VERIFIER = dict(
+    name="", checkpoint="embedded", weight=1.0, floor=None, held_out=False, texts="", options={}
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +44,8 @@ class Models:
       panel, verifier_params: the verifiers, and their parameters by name.
       world: the module of the captioned world the generator was trained on, which grades, or None.
       stage_prompts: splits a prompt for the verifiers of each stage.
+      memory: what is held when.
+      conditions: of the prompts that were encoded, see `tts_jax.search.encode_prompts`.
     """
 
     generator: Generator
@@ -39,6 +54,8 @@ class Models:
     verifier_params: dict[str, dict]
     world: ModuleType | None
     stage_prompts: StagePrompts
+    memory: MemoryPlan = field(default_factory=MemoryPlan)
+    conditions: Mapping = field(default_factory=dict)
 
     def check(self, prompts: Sequence[str]) -> None:
         """Refuses prompts that the models cannot take, before anything is computed.
@@ -47,20 +64,45 @@ class Models:
           PromptError: an unknown word, or too many words.
           UsageError: known words in another order than the world's captions.
         """
-        tokenizers = [self.generator, *self.panel.verifiers]
-        for tokenizer in (getattr(model, "tokenizer", None) for model in tokenizers):
-            if tokenizer is not None:
-                tokenizer.tokenize(prompts)
-        if self.world is not None:
-            for prompt in prompts:
-                try:
-                    self.world.parse(prompt)
-                except ValueError as error:
-                    raise UsageError(str(error)) from error
+        _check([self.generator, *self.panel.verifiers], self.world, prompts)
 
 
-def load_models(config: Mapping) -> Models:
+def _check(models: Sequence, world: ModuleType | None, prompts: Sequence[str]) -> None:
+    for tokenizer in (getattr(model, "tokenizer", None) for model in models):
+        if tokenizer is not None:
+            tokenizer.tokenize(prompts)
+    if world is not None:
+        for prompt in prompts:
+            try:
+                world.parse(prompt)
+            except ValueError as error:
+                raise UsageError(str(error)) from error
+
+
+def _makes_drafts(config: Mapping, generator: Generator) -> bool:
+    try:
+        rounds = plan(load_preset(config.search), outline_of(generator)).rounds
+    except (TypeError, SearchConfigError):  # the program says so before it searches
+        return False
+    return any(r.fidelity == "draft" for r in rounds)
+
+
+def _with_cache(stages: Mapping) -> dict:
+    """Settings of stage prompts, in which a language model's answers are kept by default."""
+    return {**stages, "cache": stages.get("cache") or str(user_cache() / "tts_jax" / "stages")}
+
+
+def load_models(
+    config: Mapping, prompts: Sequence[str] | None = None, *, dry: bool = False
+) -> Models:
     """Loads what `config.generator`, `config.verifiers` and `config.panel` name.
+
+    Args:
+      config: of an experiment.
+      prompts: all that will be searched for, if they are known. A language model then splits them
+        before the generator is loaded, and the generator encodes them before the verifiers are;
+        the language model and the text encoders are freed.
+      dry: whether no search follows, so that the language model is not asked.
 
     Raises:
       UsageError: a name, a number or a combination that does not exist.
@@ -68,30 +110,40 @@ def load_models(config: Mapping) -> Models:
     """
     fields = dict(config.generator)
     name, checkpoint = fields.pop("name"), _checkpoint(fields.pop("checkpoint"))
+    entries = [_entry(entry) for entry in config.verifiers]
+    memory, conditions = MemoryPlan(), {}
     try:
+        world = _world(checkpoint)
+        stages = config.get("stage_prompts", {"source": "world" if world else "prompt"})
+        stage_prompts = load_stage_prompts(_with_cache(stages), world)
+        if (decoder := stage_prompts.decoder) is not None:
+            stored = decoder.dtype
+            memory.add("language model", decoder.abstract_params, "stage prompts", dtype=stored)
+            for prompt in () if dry else prompts or ():
+                stage_prompts(prompt)
+            stage_prompts.release()
         generator, generator_params = load_generator(name, checkpoint, **fields)
+        texts = getattr(generator, "text_parts", ()) if prompts is not None else ()
+        for part, params in generator_params.items():
+            memory.add(f"{name}: {part}", params, "text", *(() if part in texts else ("search",)))
+        if prompts is not None:
+            _check([generator], world, prompts)
+            drafts = _makes_drafts(config, generator)
+            conditions = encode_prompts(generator, generator_params, prompts, drafts=drafts)
+            generator_params = {n: p for n, p in generator_params.items() if n not in texts}
         loaded = [
-            load_verifier(entry["name"], _checkpoint(entry["checkpoint"]))
-            for entry in config.verifiers
+            load_verifier(e["name"], _checkpoint(e["checkpoint"]), e["texts"], e["options"])
+            for e in entries
         ]
         panel = Panel(
             [verifier for verifier, _ in loaded],
-            [float(entry["weight"]) for entry in config.verifiers],
+            [float(e["weight"]) for e in entries],
             config.panel.aggregation,
-            guards={
-                verifier.name: entry["floor"]
-                for (verifier, _), entry in zip(loaded, config.verifiers, strict=True)
-                if entry.get("floor") is not None
-            },
-            held_out=[
-                verifier.name
-                for (verifier, _), entry in zip(loaded, config.verifiers, strict=True)
-                if entry.get("held_out")
-            ],
+            guards={e["name"]: e["floor"] for e in entries if e["floor"] is not None},
+            held_out=[e["name"] for e in entries if e["held_out"]],
         )
-        world = _world(checkpoint)
-        stages = config.get("stage_prompts", {"source": "world" if world else "prompt"})
-        stage_prompts = load_stage_prompts(stages, world)
+        for verifier, params in loaded:
+            memory.add(verifier.name, params, "search")
     except ValueError as error:
         raise UsageError(str(error)) from error
     return Models(
@@ -101,6 +153,8 @@ def load_models(config: Mapping) -> Models:
         verifier_params={verifier.name: params for verifier, params in loaded},
         world=world,
         stage_prompts=stage_prompts,
+        memory=memory,
+        conditions=conditions,
     )
 
 
@@ -114,7 +168,23 @@ def load_search(config: ConfigDict, models: Models, exact: bool | None = None) -
         mesh=branch_mesh(config.mesh.branch),
         micro_batch=config.micro_batch,
         exact=exact,
+        conditions=models.conditions,
     )
+
+
+def _entry(given: Mapping) -> dict:
+    """A verifier's settings, those left out with their defaults.
+
+    Raises:
+      UsageError: no name, or a field that no verifier has.
+    """
+    given = dict(given)
+    if unknown := [name for name in given if name not in VERIFIER] or "name" not in given:
+        what = f"unknown field {unknown[0]!r}" if isinstance(unknown, list) else "no name"
+        raise UsageError(
+            f"an entry of config.verifiers has {what}; the fields are {', '.join(VERIFIER)}"
+        )
+    return {**VERIFIER, **given}
 
 
 def _checkpoint(value: str) -> Path | None:
@@ -122,13 +192,10 @@ def _checkpoint(value: str) -> Path | None:
 
 
 def _world(checkpoint: Path | None) -> ModuleType | None:
-    fields = json.loads(((checkpoint or EMBEDDED) / "config.json").read_text())
-    name = fields.get("world")
+    path = (checkpoint or EMBEDDED) / "config.json"
+    if not path.is_file():
+        raise CheckpointError(f"checkpoint {path} does not exist")
+    name = json.loads(path.read_text()).get("world")
     if name is not None and name not in WORLDS:
         raise UsageError(f"the checkpoint's world {name!r} is none of {', '.join(WORLDS)}")
     return name and importlib.import_module(f"tts_jax.worlds.{name}")
-
-
-def parameter_count(params: Mapping) -> int:
-    """Numbers in a nested parameter dictionary."""
-    return sum(leaf.size for leaf in flatten(params).values())

@@ -11,7 +11,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from experiments.models import Models, parameter_count
+from experiments.memory import PHASES, MemoryPlan
+from experiments.models import Models
 from tts_jax.search import Budget, Outline, Plan, load_preset, plan
 
 _LISTED = 40
@@ -43,7 +44,7 @@ def print_setup(
         "tts_jax": f"{metadata.version('tts_jax')} on jax {jax.__version__}, "
         f"{count} {device.platform} device{'s' * (count > 1)} ({device.device_kind})",
         "generator": f"{config.generator.name}, checkpoint {config.generator.checkpoint}, "
-        f"{parameter_count(models.generator_params) / 1e6:.2f} M parameters, "
+        f"{models.memory.generator / 1e6:.2f} M parameters, "
         f"{models.generator.num_segments} segments",
         "verifiers": f"{', '.join(verifiers)}; {config.panel.aggregation}",
         "search": f"{config.search.preset}, {widths} branches, at most "
@@ -103,6 +104,29 @@ def print_plan(
     console.print(table)
     if distinct.cut or tied.cut:
         console.print("The budget makes the search smaller than it is configured.")
+
+
+def print_memory(console: Console, memory: MemoryPlan) -> None:
+    """Which parameters are held when, on every device."""
+    table = _table("parameters in memory, GB on every device")
+    for name in ("part", "type"):
+        table.add_column(name)
+    for name in ("numbers", *PHASES):
+        table.add_column(name, justify="right")
+    for part in memory.parts:
+        held = [_gigabytes(part.nbytes) if phase in part.phases else "" for phase in PHASES]
+        table.add_row(part.name, part.dtype, f"{part.numbers:,}", *held)
+    table.add_section()
+    table.add_row("all", "", "", *(_gigabytes(memory.held(phase)) for phase in PHASES))
+    console.print(table)
+    console.print(
+        "Each column is freed, but for what the next one has too, before that is loaded. What "
+        "branches take comes on top: micro_batch bounds it."
+    )
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 1e9:.4f}" if size < 1e8 else f"{size / 1e9:.2f}"
 
 
 def describe(config: ConfigDict, tree: Mapping) -> str:

@@ -6,14 +6,23 @@ configuration fields are.
 
 import json
 import shutil
+import string
+from collections.abc import Mapping
 from pathlib import Path
 
 import diffusers
+import jax
+import jax.numpy as jnp
 import numpy as np
 import torch
 import transformers
+from flax import nnx
 from safetensors.numpy import load_file, save_file
+from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer as Saved
 from tokenizers.pre_tokenizers import ByteLevel
+
+from tts_jax.checkpoints import abstract_params
 
 WORDS = ("▁a", "▁red", "▁blue", "▁circle", "▁square", "▁", *"abcdefghijklmnopqrstuvwxyz,")
 T5_WORDS = 3 + len(WORDS)
@@ -29,6 +38,18 @@ def randomise(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
             fan = tensor[0].numel() if tensor.ndim > 1 else 25
             tensor.normal_(1.0 if norm else 0.0, fan**-0.5, generator=generator)
     return model.eval()
+
+
+def random_module(build, config, seed: int = 0) -> nnx.Module:
+    """Ours with weights drawn on the host, which is quicker than compiling the initialisers."""
+    graph, like = abstract_params(build, config)
+    rng = np.random.default_rng(seed)
+
+    def draw(leaf):
+        scale = leaf.shape[-1] ** -0.5 if leaf.ndim > 1 else 0.3
+        return jnp.asarray(scale * rng.normal(size=leaf.shape) + (leaf.ndim == 1), leaf.dtype)
+
+    return nnx.merge(graph, jax.tree.map(draw, like))
 
 
 def write_t5_tokenizer(folder: Path) -> None:
@@ -124,6 +145,87 @@ def write_clip(root: Path) -> None:
     )
     randomise(transformers.CLIPModel(config)).save_pretrained(root)
     write_clip_tokenizer(root)
+
+
+# Golden folders of the judges' weights.
+JUDGES = {
+    "image_selector": "llava_onevision_orm",
+    "videollama3": "videollama3",
+    "videoreward": "videoreward",
+    "videoscore": "videoscore",
+    "visionreward": "cogvlm2_video",
+}
+
+
+def run_program(program, **flags) -> int:
+    """The exit code of a converter's program."""
+    return program.program(["program", *(f"--{name}={v}" for name, v in flags.items())])
+
+
+def judge_tokenizer() -> Saved:
+    """Words and letters, with the special tokens of all judges' layouts."""
+    special = ["<unk>", "<s>", "<fake_token_around_image>", "<image>", "<|im_start|>"]
+    special += ["<|im_end|>", "<|vision_start|>", "<|vision_end|>"]
+    special += [f"<|{name}_reward|>" for name in ("VQ", "MQ", "TA")]
+    names = [*special, "yes", "no", *string.ascii_lowercase, *string.digits, *" .,:?\n"]
+    saved = Saved(models.WordLevel({n: i for i, n in enumerate(names)}, unk_token="<unk>"))
+    saved.pre_tokenizer = pre_tokenizers.Split(Regex("yes|no|."), "isolated")
+    saved.add_special_tokens([AddedToken(name, special=True) for name in special])
+    return saved
+
+
+def write_judge(folder: Path, golden: Path, texts: Mapping) -> None:
+    """Writes a judge's published directory.
+
+    Args:
+      folder: the directory.
+      golden: the judge's golden folder.
+      texts: of `judge.json`.
+    """
+    folder.mkdir(parents=True)
+    shutil.copy(golden / "config.json", folder)
+    shutil.copy(golden / "weights.safetensors", folder / "model.safetensors")
+    (folder / "tokenizer.json").write_text(judge_tokenizer().to_str())
+    (folder / "judge.json").write_text(json.dumps(texts))
+
+
+# Families of conversing language models, with fields of their configurations.
+LANGUAGE_MODELS = {
+    "llama": (transformers.LlamaForCausalLM, {"rms_norm_eps": 1e-5}),
+    "mistral": (transformers.MistralForCausalLM, {"sliding_window": None}),
+    "qwen2": (transformers.Qwen2ForCausalLM, {"tie_word_embeddings": True}),
+}
+
+
+def language_tokenizer() -> Saved:
+    """Bytes, and the special tokens of all families' conversations."""
+    letters = sorted(ByteLevel.alphabet())
+    saved = Saved(models.BPE({letter: i for i, letter in enumerate(letters)}, []))
+    saved.pre_tokenizer = ByteLevel(add_prefix_space=False)
+    saved.decoder = decoders.ByteLevel()
+    special = ["<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
+    special += ["<s>", "</s>", "<|im_start|>", "<|im_end|>"]
+    saved.add_special_tokens([AddedToken(name, special=True) for name in special])
+    return saved
+
+
+def write_language_model(folder: Path, family: str) -> torch.nn.Module:
+    """Writes a conversing language model of random weights; returns it."""
+    build, fields = LANGUAGE_MODELS[family]
+    saved = language_tokenizer()
+    config = build.config_class(
+        vocab_size=saved.get_vocab_size(),
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        **fields,
+    )
+    model = randomise(build(config))
+    model.save_pretrained(folder)
+    (folder / "tokenizer.json").write_text(saved.to_str())
+    return model
 
 
 def write_cogvideox(root: Path, recordings: Path, size: str) -> None:

@@ -5,6 +5,9 @@ models are small safetensors files, one per part. Converted models are one orbax
 folder `params`, whose tree is {part: {flat name: array}}; it is read straight onto devices.
 """
 
+import dataclasses
+import types
+import typing
 from collections.abc import Callable, Hashable, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -195,3 +198,25 @@ def load_orbax(
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+def parse(config_class: type, fields: Mapping) -> Any:
+    """A configuration from its JSON form: dataclasses nested in dataclasses, lists for tuples.
+
+    Raises:
+      TypeError: an unknown or a missing field.
+    """
+    declared = typing.get_type_hints(config_class)
+    return config_class(
+        **{name: _value(declared.get(name), value) for name, value in fields.items()}
+    )
+
+
+def _value(declared: Any, value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(value)
+    kinds = typing.get_args(declared) if isinstance(declared, types.UnionType) else (declared,)
+    for kind in kinds:
+        if dataclasses.is_dataclass(kind) and isinstance(value, Mapping):
+            return parse(kind, value)
+    return value

@@ -1,13 +1,20 @@
 """A config's models are loaded as named, and what cannot be is one error."""
 
+import io
 import json
 import shutil
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
+from rich.console import Console
 
 from configs.embedded import get_config
+from experiments import summary
 from experiments.cli import UsageError
-from experiments.models import load_models, parameter_count
+from experiments.memory import MemoryPlan
+from experiments.models import load_models
 from tts_jax.checkpoints import CheckpointError
 from tts_jax.language.tokenizer import PromptError
 
@@ -29,8 +36,24 @@ def test_models_come_as_the_config_names_them(config):
     assert models.panel.names == tuple(entry["name"] for entry in config.verifiers)
     assert models.panel.weights[1] == 0.25
     assert models.generator.num_segments == 5
-    assert parameter_count(models.generator_params) > 1000
+    assert models.memory.generator == sum(x.size for x in jax.tree.leaves(models.generator_params))
     assert set(models.verifier_params) == set(models.panel.names)
+
+
+def test_what_known_prompts_need_no_more_is_freed(config):
+    whole, models = load_models(config), load_models(config, [PROMPT, "a red circle moving up"])
+    assert set(whole.generator_params) - set(models.generator_params) == {"text"}
+    assert {prompt for _, prompt in models.conditions} == {PROMPT, "a red circle moving up"}
+    found = models.conditions["full", PROMPT].condition
+    wanted = whole.generator.encode(whole.generator_params, [PROMPT])
+    jax.tree.map(lambda x, y: np.testing.assert_array_equal(x, y[0]), found, wanted)
+    held = {part.name: part.phases for part in models.memory.parts}
+    assert held["pyramid_flow: text"] == ("text",)
+    assert held["pyramid_flow: vae"] == ("text", "search")
+    assert held["clip"] == ("search",)
+    sizes = [sum(x.nbytes for x in jax.tree.leaves(p)) for p in models.verifier_params.values()]
+    generator = sum(x.nbytes for x in jax.tree.leaves(models.generator_params))
+    assert models.memory.held("search") == generator + sum(sizes)
 
 
 def test_the_world_is_the_checkpoints(config):
@@ -80,3 +103,18 @@ def test_what_does_not_exist_is_one_error(config, field, value, error):
     place[last] = value
     with pytest.raises((UsageError, CheckpointError), match=error):
         load_models(config)
+
+
+def test_the_memory_plan_is_printed_by_part_and_phase():
+    memory = MemoryPlan()
+    shape = jax.ShapeDtypeStruct((10**5, 10**4), jnp.bfloat16)
+    memory.add("t5", {"w": shape}, "text")
+    memory.add("vae", {"w": shape, "v": shape}, "text", "search")
+    memory.add("judge", {"w": shape}, "search", dtype=jnp.dtype("float32"))
+    console = Console(file=io.StringIO(), width=120)
+    summary.print_memory(console, memory)
+    rows = [line.split() for line in console.file.getvalue().splitlines()]
+    assert ["t5", "bfloat16", "1,000,000,000", "2.00"] in rows
+    assert ["vae", "bfloat16", "2,000,000,000", "4.00", "4.00"] in rows
+    assert ["judge", "float32", "1,000,000,000", "4.00"] in rows
+    assert ["all", "0.0000", "6.00", "8.00"] in rows

@@ -14,13 +14,14 @@ from configs import cogvideox_2b, pyramid_flow_flux_384p
 from converters import convert, verify
 from experiments import cli, generate
 from tests import published
+from tests.published import run_program as run_converter
 from tts_jax.generators import load_generator
 from tts_jax.parallel import branch_mesh, replicate
 from tts_jax.search.presets import PRESETS, preset_fields
 
 CONFIGS = Path(cogvideox_2b.__file__).parent
 PROMPT = "a red circle moving right and a blue square moving up"
-FILES = ["best.gif", "best.mp4", "contact_sheet.png", "ledger.json", "tree.json"]
+FILES = ["best.gif", "best.mp4", "contact_sheet.png", "ledger.json", "report.html", "tree.json"]
 
 # The published settings at the tiny sizes of the checkpoints, and the denoiser calls of a video.
 PYRAMID = (
@@ -81,10 +82,6 @@ class Checkpoint:
             *arguments,
         ]
         return cli.run(generate.main, doc=generate.__doc__, define=generate.define, argv=argv)
-
-
-def run_converter(program, **flags) -> int:
-    return program.program(["program", *(f"--{name}={v}" for name, v in flags.items())])
 
 
 @pytest.fixture(scope="module")

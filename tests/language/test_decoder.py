@@ -1,5 +1,8 @@
 """Decoder-only language models beside those of the transformers package."""
 
+from functools import partial
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +13,7 @@ from flax import nnx
 
 from converters.core import check, convert
 from converters.decoder import IGNORED, TIED, decoder_rules
+from tests.published import random_module
 from tts_jax.checkpoints import abstract_params, flatten
 from tts_jax.language.decoder import (
     Decoder,
@@ -145,11 +149,26 @@ def small():
         window=9,
         window_from=1,
     )
-    return Decoder(config, rngs=nnx.Rngs(1))
+    return random_module(Decoder, config, 1)
+
+
+@jax.jit
+def _run(model, x, positions, seen, cache, prefix):
+    return model(x, positions, seen, cache=cache, prefix=prefix)
+
+
+def run(model, x, positions=None, seen=None, *, cache=None, prefix=None):
+    """The model, compiled once for all tests with such shapes."""
+    return _run(model, x, positions, seen, cache, prefix)
 
 
 def whole(model, x):
-    return jax.jit(lambda x: model(x)[0])(x)
+    return run(model, x)[0]
+
+
+@partial(jax.jit, static_argnums=3)
+def greedy(model, x, seen, ends):
+    return generate(model, x, seen, 8, ends=ends)
 
 
 def test_a_cache_gives_what_the_whole_sequence_gives(small):
@@ -157,7 +176,7 @@ def test_a_cache_gives_what_the_whole_sequence_gives(small):
     cache, pieces = small.cache(2, 15), []
     for start, stop in ((0, 5), (5, 6), (6, 12)):
         positions = jnp.broadcast_to(jnp.arange(start, stop), (2, stop - start))
-        out, cache = small(x[:, start:stop], positions, cache=cache)
+        out, cache = run(small, x[:, start:stop], positions, cache=cache)
         pieces.append(out)
     np.testing.assert_allclose(jnp.concatenate(pieces, 1), whole(small, x), atol=2e-5)
     assert cache.length == 12
@@ -167,20 +186,20 @@ def test_a_cache_gives_what_the_whole_sequence_gives(small):
 def test_rows_share_a_prefix_without_copies_of_it(small):
     begin = jax.random.normal(jax.random.key(0), (2, 7, 16))
     tails = jax.random.normal(jax.random.key(1), (2, 3, 5, 16))
-    _, prefix = small(begin)
+    _, prefix = run(small, begin)
     assert prefix.k.shape[:3] == (2, 2, 7)
-    found, _ = jax.jit(lambda t, p: small(t, prefix=p))(tails.reshape(6, 5, 16), prefix)
+    found, _ = run(small, tails.reshape(6, 5, 16), prefix=prefix)
     joined = jnp.concatenate([jnp.repeat(begin, 3, 0), tails.reshape(6, 5, 16)], 1)
     np.testing.assert_allclose(found, whole(small, joined)[:, 7:], atol=2e-5)
 
 
 def test_a_prefix_and_a_cache_together_give_the_whole_sequence(small):
     x = jax.random.normal(jax.random.key(0), (2, 12, 16))
-    _, prefix = small(x[:, :6])
+    _, prefix = run(small, x[:, :6])
     cache, pieces = small.cache(2, 6), []
     for start, stop in ((6, 10), (10, 12)):
         positions = jnp.broadcast_to(jnp.arange(start, stop), (2, stop - start))
-        out, cache = small(x[:, start:stop], positions, cache=cache, prefix=prefix)
+        out, cache = run(small, x[:, start:stop], positions, cache=cache, prefix=prefix)
         pieces.append(out)
     np.testing.assert_allclose(jnp.concatenate(pieces, 1), whole(small, x)[:, 6:], atol=2e-5)
 
@@ -188,9 +207,9 @@ def test_a_prefix_and_a_cache_together_give_the_whole_sequence(small):
 def test_unseen_tokens_in_a_prefix_are_as_if_absent(small):
     x = jax.random.normal(jax.random.key(0), (1, 9, 16))
     seen = jnp.array([[1, 1, 0, 1, 0, 1, 1, 1, 0]], bool)
-    _, prefix = small(x, seen=seen)
+    _, prefix = run(small, x, seen=seen)
     tail = jax.random.normal(jax.random.key(2), (1, 3, 16))
-    found, _ = small(tail, prefix=prefix)
+    found, _ = run(small, tail, prefix=prefix)
     dense = jnp.concatenate([x[:, np.flatnonzero(seen[0])], tail], 1)
     np.testing.assert_allclose(found, whole(small, dense)[:, 6:], atol=2e-5)
 
@@ -198,9 +217,9 @@ def test_unseen_tokens_in_a_prefix_are_as_if_absent(small):
 def test_a_row_ends_at_its_end_token_and_leaves_the_others_alone(small):
     x = jax.random.normal(jax.random.key(3), (3, 6, 16))
     seen = jnp.ones((3, 6), bool)
-    free = np.asarray(generate(small, x, seen, 8))
+    free = np.asarray(greedy(small, x, seen, ()))
     end = int(free[0, 3])
-    found = np.asarray(generate(small, x, seen, 8, ends=[end]))
+    found = np.asarray(greedy(small, x, seen, (end,)))
     for row, wanted in zip(found, free, strict=True):
         stop = list(wanted).index(end) + 1 if end in wanted else 8
         np.testing.assert_array_equal(row[:stop], wanted[:stop])
@@ -229,13 +248,13 @@ def test_only_the_likeliest_tokens_can_be_drawn():
 def test_three_axes_with_equal_positions_are_one_axis():
     fields = {"vocabulary": 9, "width": 16, "heads": 2, "kv_heads": 1, "head_size": 16}
     config = DecoderConfig(**fields, layers=1, mlp=8, sections=(2, 3, 3))
-    model = Decoder(config, rngs=nnx.Rngs(0))
+    rotation = partial(Decoder.rotation, SimpleNamespace(config=config))
     positions = jnp.arange(5)[None]
-    flat = model.rotation(positions)
-    np.testing.assert_array_equal(flat, model.rotation(jnp.repeat(positions[:, None], 3, 1)))
+    flat = rotation(positions)
+    np.testing.assert_array_equal(flat, rotation(jnp.repeat(positions[:, None], 3, 1)))
     apart = jnp.stack([positions, 2 * positions, 3 * positions], 1)
-    cos = model.rotation(apart)[0]
-    np.testing.assert_array_equal(cos[..., 2:5], model.rotation(2 * positions)[0][..., 2:5])
+    cos = rotation(apart)[0]
+    np.testing.assert_array_equal(cos[..., 2:5], rotation(2 * positions)[0][..., 2:5])
 
 
 @pytest.mark.parametrize(

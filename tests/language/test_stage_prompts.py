@@ -9,6 +9,7 @@ import pytest
 from tts_jax.language.stage_prompts import (
     ATTEMPTS,
     INSTRUCTION,
+    StageModel,
     StagePromptError,
     load_stage_prompts,
     parse_answer,
@@ -122,11 +123,30 @@ def test_an_unusable_answer_is_asked_for_again_with_its_fault(plug):
     assert all(question.startswith(questions[0]) for question in questions)
 
 
-def test_attempts_are_bounded(plug):
+def test_attempts_are_bounded_and_then_the_whole_prompt_stands_at_every_stage(plug):
     questions = plug(*["no"] * 10)
-    with pytest.raises(StagePromptError, match=f"in {ATTEMPTS} attempts") as error:
-        model()(PROMPT)
-    assert repr(PROMPT) in str(error.value) and len(questions) == ATTEMPTS
+    with pytest.warns(UserWarning, match=f"{PROMPT!r} in {ATTEMPTS} attempts.* not one JSON"):
+        assert model()(PROMPT) == (PROMPT,) * 3
+    assert len(questions) == ATTEMPTS
+
+
+def test_answers_are_kept_on_disk_by_model_and_prompt(tmp_path):
+    asked = []
+
+    def answer(question):
+        asked.append(question)
+        return GOOD
+
+    def ask(prompt, identity="one"):
+        return StageModel("scripted", answer, cache=tmp_path, identity=identity)(prompt)
+
+    assert ask(PROMPT) == ask(PROMPT) == STAGES and len(asked) == 1
+    assert ask("a dog") == ask(PROMPT, "two") == STAGES and len(asked) == 3
+    for path in tmp_path.iterdir():
+        path.write_text("{")  # as good as none
+    assert ask(PROMPT) == STAGES and len(asked) == 4
+    with pytest.raises(StagePromptError, match="cannot be written"):
+        StageModel("scripted", answer, cache=next(tmp_path.iterdir()))(PROMPT)
 
 
 @pytest.mark.parametrize(
@@ -172,10 +192,11 @@ def test_any_other_answer_is_refused(text):
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"source": "guess"}, "'guess' is none of world, file, model, prompt"),
+        ({"source": "guess"}, "'guess' is none of world, file, model, decoder, prompt"),
         ({"source": "world"}, "no captioned world"),
         ({"source": "file"}, "needs a path"),
         ({"source": "file", "path": "/no/such.json"}, "cannot be read: No such file"),
+        ({"source": "decoder"}, "needs a path"),
         ({"source": "model"}, "needs a model"),
         ({"source": "model", "model": "plugged.model"}, "package.module:function"),
         ({"source": "model", "model": "no.such:thing"}, "cannot be loaded: No module"),

@@ -262,3 +262,31 @@ def test_a_branch_may_have_parts_without_elements(make_search, walk, linear, sam
     plain = make_search(2).run(PROMPT, linear(3))
     with_part = make_search(2, generator=WithEmptyPart()).run(PROMPT, linear(3))
     same_video(plain.best, with_part.best)
+
+
+class Staged:
+    """Scores are one more than the stage, or zero without one; counts what it prepares."""
+
+    name, needs = "staged", "video"
+
+    def __init__(self, mark=0):
+        self.mark = mark
+
+    def at_stage(self, stage):
+        return Staged(stage + 1)
+
+    def prepare(self, params, prompts):
+        return jnp.full((len(prompts), 1 + self.mark), float(self.mark))
+
+    def score(self, params, frames, query):
+        return jnp.full(len(frames), query.mean())
+
+
+@pytest.mark.parametrize("stage_prompts", [STAGES, ()])
+def test_a_verifier_may_ask_other_questions_at_every_stage(make_search, tree, stage_prompts):
+    search = make_search(verifiers=[Staged()])
+    rounds = tree((2, 1, 1, 1, 1), judge_depths=(1, 2), keep=(2, 2))
+    assert [r.stage for r in search.plan(PROMPT, rounds).rounds if r.judges] == [0, 1, None]
+    result = search.run(PROMPT, rounds, stage_prompts=stage_prompts)
+    scores = [node.scores["staged"] for node in result.nodes if node.scores]
+    assert scores == [1, 1, 2, 2, 0, 0]

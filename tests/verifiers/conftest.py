@@ -1,7 +1,6 @@
 """Judges with the weights of golden folders."""
 
 import json
-import string
 from typing import Any, NamedTuple
 
 import jax
@@ -10,12 +9,12 @@ import numpy as np
 import pytest
 from flax import nnx
 from safetensors.numpy import load_file
-from tokenizers import AddedToken, Regex, models, pre_tokenizers
-from tokenizers import Tokenizer as Saved
 
+from converters.cases import Run
 from converters.core import check, convert
+from tests.published import judge_tokenizer
 from tts_jax.checkpoints import abstract_params
-from tts_jax.verifiers.judging import Reader
+from tts_jax.language.reader import Reader
 
 
 class Judge(NamedTuple):
@@ -27,15 +26,17 @@ class Judge(NamedTuple):
     params: dict
     io: dict[str, np.ndarray]
 
-    @property
-    def model(self) -> nnx.Module:
-        """The module."""
-        return nnx.merge(self.graph, self.params)
-
     def run(self, function, *inputs):
         """A compiled function of the module and inputs."""
-        call = jax.jit(lambda params, *xs: function(nnx.merge(self.graph, params), *xs))
-        return jax.tree.map(np.asarray, call(self.params, *inputs))
+        run = Run(self.graph, self.params, self.fields)
+        return jax.tree.map(np.asarray, run(function, *inputs))
+
+    def check(self, case, *names):
+        """Fails if an output of the case is wrong, or one of these is not among them."""
+        outputs = list(case(Run(self.graph, self.params, self.fields), self.io))
+        assert set(names) <= {output.name for output in outputs}
+        wrong = {output.name: output.difference for output in outputs if not output.good}
+        assert not wrong
 
 
 @pytest.fixture(scope="session")
@@ -80,15 +81,8 @@ def close():
 
 @pytest.fixture(scope="session")
 def saved_tokenizer():
-    """Words and letters, with the special tokens of all judges' layouts."""
-    special = ["<unk>", "<s>", "<fake_token_around_image>", "<image>", "<|im_start|>"]
-    special += ["<|im_end|>", "<|vision_start|>", "<|vision_end|>"]
-    special += [f"<|{name}_reward|>" for name in ("VQ", "MQ", "TA")]
-    names = [*special, "yes", "no", *string.ascii_lowercase, *string.digits, *" .,:?\n"]
-    saved = Saved(models.WordLevel({n: i for i, n in enumerate(names)}, unk_token="<unk>"))
-    saved.pre_tokenizer = pre_tokenizers.Split(Regex("yes|no|."), "isolated")
-    saved.add_special_tokens([AddedToken(name, special=True) for name in special])
-    return saved
+    """Of the judges' published directories."""
+    return judge_tokenizer()
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from converters.image_selector import IGNORED, RULES
+from converters.judge_cases import image_selector_outputs
 from tts_jax.verifiers.image_selector import (
     QUESTIONS,
     ImageSelector,
@@ -13,7 +14,6 @@ from tts_jax.verifiers.image_selector import (
     ImageSelectorVerifier,
     padded_input,
 )
-from tts_jax.verifiers.judging import ROW, ask, begin, log_odds
 
 
 @pytest.fixture(scope="module")
@@ -22,28 +22,9 @@ def judge(open_judge):
     return open_judge("llava_onevision_orm", ImageSelector, read, RULES, IGNORED)
 
 
-def test_tower_connector_and_answer_match(judge, close):
-    io = judge.io
-    prefix_ids = [int(i) for i in io["prefix_ids"]]
-    question = io["suffix_ids"].astype(np.int32)[None]
-
-    def judged(model, pixels, question):
-        features = model.features(pixels)
-        rows = model.see(pixels)
-        ids = [*prefix_ids, *[ROW] * rows.shape[1]]
-        states = ask(model.decoder, begin(model.decoder, ids, rows), question, question >= 0)
-        return features, rows, model.decoder.logits(states)[0, 0]
-
-    pixels = np.moveaxis(io["pixel_values"], 1, -1)
-    features, rows, logits = judge.run(judged, pixels, question)
-    close(features, io["vision.features"])
-    close(rows[:, :-1], io["projector.out"])
-    assert rows.shape[1] == judge.fields["image_tokens"]
-    close(logits, io["logits"][0, -1], atol=2e-4)
-    yes, no = judge.fields["yes_token_id"], judge.fields["no_token_id"]
-    close(jax.nn.softmax(logits)[jnp.array([yes, no])], io["p_yes_no"], atol=1e-6)
-    p_yes, p_no = io["p_yes_no"]
-    np.testing.assert_allclose(log_odds(logits, yes, no), np.log(p_yes / p_no), atol=2e-4)
+def test_tower_connector_and_answer_match(judge):
+    judge.check(image_selector_outputs, "vision.features", "projector.out", "logits", "p_yes_no")
+    assert judge.io["projector.out"].shape[1] + 1 == judge.fields["image_tokens"]
 
 
 def test_pixels_match(judge):
@@ -68,9 +49,10 @@ def test_all_questions_are_answered_from_one_reading(judge, reader):
     query = verifiers["orm"].prepare(judge.params, ["a cat"])
     query = jax.tree.map(lambda leaf: leaf[0], query)
     frames = jax.random.uniform(jax.random.key(0), (2, 2, 20, 30, 3))
-    odds = jax.jit(verifiers["orm"].answers)(judge.params, frames, query)
+    answers = jax.jit(verifiers["orm"].answers)
+    odds = answers(judge.params, frames, query)
     alone = jax.tree.map(lambda leaf: jnp.concatenate([leaf[2:], leaf[2:], leaf[2:]]), query)
-    again = jax.jit(verifiers["orm"].answers)(judge.params, frames, alone)
+    again = answers(judge.params, frames, alone)
     assert set(odds) == set(QUESTIONS)
     for name in odds:
         np.testing.assert_allclose(again[name], odds["orm"], atol=1e-5)

@@ -9,17 +9,11 @@ import numpy as np
 import pytest
 
 from converters import convert
+from tests.published import JUDGES, write_judge
 from tts_jax.checkpoints import CheckpointError
 from tts_jax.verifiers import load_verifier
 from tts_jax.verifiers.panel import Panel
 
-FOLDERS = {
-    "image_selector": "llava_onevision_orm",
-    "videollama3": "videollama3",
-    "videoreward": "videoreward",
-    "videoscore": "videoscore",
-    "visionreward": "cogvlm2_video",
-}
 TEXTS = {
     "image_selector": {"options": {"mode": "parm", "limit": 20}},
     "videollama3": {"question": "is it [[prompt]]? yes or no", "options": {"rate": 8.0}},
@@ -41,16 +35,12 @@ TEXTS = {
 
 
 @pytest.fixture(scope="module")
-def published(golden, saved_tokenizer, tmp_path_factory):
+def published(golden, tmp_path_factory):
     """`published(name)`: a folder as it is published, with tiny weights."""
 
     def write(name):
-        folder = tmp_path_factory.mktemp(name)
-        source = golden(FOLDERS[name])
-        shutil.copy(source / "config.json", folder)
-        shutil.copy(source / "weights.safetensors", folder / "model.safetensors")
-        (folder / "tokenizer.json").write_text(saved_tokenizer.to_str())
-        (folder / "judge.json").write_text(json.dumps(TEXTS[name]))
+        folder = tmp_path_factory.mktemp(name) / "published"
+        write_judge(folder, golden(JUDGES[name]), TEXTS[name])
         return folder
 
     return write
@@ -71,10 +61,10 @@ def converted(published, tmp_path_factory):
     return run
 
 
-@pytest.mark.parametrize("name", FOLDERS)
+@pytest.mark.parametrize("name", JUDGES)
 def test_a_published_judge_is_converted_and_loaded(converted, golden, name):
     verifier, params = load_verifier(name, converted(name))
-    fields = json.loads((golden(FOLDERS[name]) / "config.json").read_text())
+    fields = json.loads((golden(JUDGES[name]) / "config.json").read_text())
     found = type(verifier.config).from_reference(fields)
     if name == "visionreward":
         assert verifier.config.layout == "chat"
@@ -101,7 +91,7 @@ def test_a_panel_of_judges_scores_branches(converted):
         assert np.isfinite(scores).all()
 
 
-def test_a_stage_asks_its_own_questions(converted):
+def test_a_stage_asks_its_own_questions(converted, tmp_path):
     folder = converted("visionreward")
     texts = json.loads((folder / "judge.json").read_text())
     texts["options"] = {"stage": 1, "graded": False}
@@ -110,7 +100,31 @@ def test_a_stage_asks_its_own_questions(converted):
         verifier, _ = load_verifier("visionreward", folder)
         assert verifier.checklist.questions == ("sharp?", "is it [[prompt]]?")
         assert verifier.checklist.weights == (1.0, 1.0)
-        texts["options"]["stage"] = 2
+        shutil.copy(folder / "judge.json", tmp_path / "mine.json")
+        del texts["options"]["stage"]
+        (folder / "judge.json").write_text(json.dumps(texts))
+        verifier, _ = load_verifier("visionreward", folder)
+        wanted = [("calm?",), ("sharp?", "is it [[prompt]]?"), ("sharp?", "is it [[prompt]]?")]
+        assert [verifier.at_stage(i).checklist.questions for i in range(3)] == wanted
+        options = {"stage": 0, "rate": 4.0}
+        verifier, _ = load_verifier("visionreward", folder, tmp_path / "mine.json", options)
+        assert verifier.checklist.questions == ("calm?",)
+        assert verifier.rate == 4.0 and not verifier.graded
+        with pytest.raises(CheckpointError, match=r"no_such\.json does not exist"):
+            load_verifier("visionreward", folder, tmp_path / "no_such.json")
+        with pytest.raises(ValueError, match="clip_score takes no texts"):
+            load_verifier("clip_score", folder, options=options)
+        del texts["stages"]
+        (folder / "judge.json").write_text(json.dumps(texts))
+        (folder / "question0.txt").write_text("is it new?\ncalm?\n")
+        verifier, _ = load_verifier("visionreward", folder)
+        assert verifier.at_stage(1).checklist.questions == ("is it new?", "calm?")
+        (folder / "question0.txt").unlink()
+        texts |= {"stages": [[0, 7]], "options": {}}
+        (folder / "judge.json").write_text(json.dumps(texts))
+        with pytest.raises(CheckpointError, match=r"stages of .*0\.\.2; 7 is none"):
+            load_verifier("visionreward", folder)
+        texts |= {"stages": [[1]], "options": {"stage": 2}}
         (folder / "judge.json").write_text(json.dumps(texts))
         with pytest.raises(CheckpointError, match="no stage 2"):
             load_verifier("visionreward", folder)

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from converters.judge_cases import videollama3_outputs
 from converters.videollama3 import IGNORED, RULES
-from tts_jax.verifiers.judging import ROW, ask, begin, log_odds
 from tts_jax.verifiers.videollama3 import VideoLLaMA3, VideoLLaMA3Config, VideoLLaMA3Verifier
 from tts_jax.vision.resize import normalise_levels
 from tts_jax.vision.siglip import MEAN, STD
@@ -21,21 +21,12 @@ def judge(open_judge):
     return open_judge("videollama3", VideoLLaMA3, read, RULES, IGNORED)
 
 
-@pytest.fixture(scope="module")
-def pixels(judge):
+def recorded_pixels(judge):
     return normalise_levels(jnp.asarray(judge.io["video_uint8"], jnp.float32), MEAN, STD)
 
 
-@pytest.fixture(scope="module")
-def seen(judge, pixels):
-    def parts(model, pixels):
-        features = model.features(pixels)
-        return features, model.projector(features), model.keep(pixels[None])[0]
-
-    return judge.run(parts, pixels)
-
-
-def test_pixels_are_the_recorded_ones(judge, pixels):
+def test_pixels_are_the_recorded_ones(judge):
+    pixels = recorded_pixels(judge)
     side, merge = judge.config.vision.patch, judge.config.merge
     count, height, width, _ = pixels.shape
     rows, columns = height // side // merge, width // side // merge
@@ -44,37 +35,9 @@ def test_pixels_are_the_recorded_ones(judge, pixels):
     np.testing.assert_allclose(found, judge.io["pixel_values"], atol=1e-6)
 
 
-def test_tower_and_connector_match(judge, seen, close):
-    features, rows, _ = seen
-    close(features.reshape(-1, features.shape[-1]), judge.io["vision.out"])
-    close(rows.reshape(-1, rows.shape[-1]), judge.io["projector.out"])
-
-
-def test_the_same_rows_are_left_out(judge, seen):
-    np.testing.assert_array_equal(seen[2].ravel(), judge.io["compression_mask"])
-    np.testing.assert_array_equal(seen[2].sum(1), judge.io["tokens_per_frame"])
-
-
-def test_the_answer_matches(judge, seen, close):
-    io, image = judge.io, judge.fields["image_token_index"]
-    ids = io["input_ids_uncompressed"][0]
-    whole = [ROW if token == image else int(token) for token in ids]
-    split = len(whole) - 3
-    yes, no = judge.fields["yes_token_id"], judge.fields["no_token_id"]
-
-    def answer(model, rows, keep, question):
-        prefix = begin(model.decoder, whole[:split], rows, keep=keep)
-        mask = jnp.ones(question.shape, bool)
-        logits = model.decoder.logits(ask(model.decoder, prefix, question, mask))
-        return prefix.positions, logits[0, 0]
-
-    rows = seen[1].reshape(1, -1, seen[1].shape[-1])
-    question = np.asarray(whole[split:], np.int32)[None]
-    positions, logits = judge.run(answer, rows, seen[2].reshape(1, -1), question)
-    assert (positions >= 0).sum() == io["input_ids"].shape[1] - 3
-    close(logits, io["logits"][0, -1], atol=2e-4)
-    p_yes, p_no = io["p_yes_no"]
-    np.testing.assert_allclose(log_odds(logits, yes, no), np.log(p_yes / p_no), atol=2e-4)
+def test_tower_connector_left_out_rows_and_answer_match(judge):
+    names = ("vision.out", "projector.out", "compression_mask", "tokens_per_frame")
+    judge.check(videollama3_outputs, *names, "input_ids", "logits", "p_yes_no")
 
 
 @pytest.mark.parametrize("name", ["videollama3_7b", "videollama3_7b_package_names"])

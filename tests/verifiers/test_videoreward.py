@@ -2,25 +2,28 @@
 
 import dataclasses
 import json
+import shutil
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file
+from safetensors.torch import load_file as load_torch
 
+from converters import convert, verify
 from converters.core import check
+from converters.judge_cases import videoreward_outputs
 from converters.videoreward import IGNORED, RULES, merge_adapter, prepare
+from tests.published import run_program as run
+from tests.published import write_judge
 from tts_jax.checkpoints import abstract_params
-from tts_jax.verifiers.judging import ROW, begin, weave
 from tts_jax.verifiers.videoreward import (
     MARKS,
-    NAMES,
     VideoReward,
     VideoRewardConfig,
     VideoRewardVerifier,
 )
-from tts_jax.vision.preprocess import CLIP_MEAN, CLIP_STD
 
 
 @pytest.fixture(scope="module")
@@ -29,67 +32,9 @@ def judge(open_judge):
     return open_judge("videoreward", VideoReward, read, RULES, IGNORED, prepare)
 
 
-def merge_order(x, merge):
-    """Patches [T, h, w, ...] with the neighbours of one row together, [T * h * w, ...]."""
-    count, rows, columns = x.shape[:3]
-    x = x.reshape(count, rows // merge, merge, columns // merge, merge, *x.shape[3:])
-    return x.swapaxes(2, 3).reshape(count * rows * columns, *x.shape[5:])
-
-
-@pytest.fixture(scope="module")
-def videos(judge):
-    """States and rows of each recorded video."""
-    depth = judge.config.vision.depth
-    seen = []
-    for index in range(len(judge.io["video_grid_thw"])):
-        levels = judge.io[f"video_{index}_uint8"].astype(np.float32)
-        pixels = (levels / 255 - np.float32(CLIP_MEAN)) / np.float32(CLIP_STD)
-        pairs = pixels.reshape(-1, depth, *pixels.shape[1:])
-        seen.append(judge.run(lambda m, x: (m.vision(x), m.see(x)), pairs))
-    return seen
-
-
-def sequence(judge, index):
-    """Ids of a recorded sequence with places for visual rows, without its padding."""
-    ids = judge.io["input_ids"][index][judge.io["attention_mask"][index].astype(bool)]
-    return [ROW if token == judge.fields["video_token_id"] else int(token) for token in ids]
-
-
-def test_tower_and_merger_match(judge, videos, close):
-    merge = judge.config.vision.merge
-    states = np.concatenate([merge_order(states, merge) for states, _ in videos])
-    close(states, judge.io["vision.blocks_out"])
-    rows = np.concatenate([rows.reshape(-1, rows.shape[-1]) for _, rows in videos])
-    close(rows, judge.io["vision.merger_out"])
-
-
-@pytest.mark.parametrize("scheme", ["flat", "mrope"])
-def test_rewards_match(judge, videos, close, scheme):
-    io = judge.io
-    marks = [judge.fields["special_token_ids"][name] for name in NAMES]
-    for index, (_, rows) in enumerate(videos):
-        ids = sequence(judge, index)
-        stop = max(i for i, token in enumerate(ids) if token == ROW) + 1
-        text = np.asarray(ids[stop:], np.int32)
-        places = None
-        if scheme == "mrope":
-            places = io["mrope.position_ids"][:, index : index + 1, : len(ids)].swapaxes(0, 1)
-
-        def rewards(model, rows, text, places, ids=ids, stop=stop):
-            if places is None:
-                prefix = begin(model.decoder, ids[:stop], rows)
-                found = model.rewards(prefix, text, jnp.ones(text.shape, bool), marks)
-            else:
-                hidden, _ = model.decoder(weave(model.decoder, ids, rows), places)
-                found = model.read(hidden, jnp.asarray([ids]), marks)
-            return found, model.normalised(found)
-
-        rows = rows.reshape(1, -1, rows.shape[-1])
-        found, normalised = judge.run(rewards, rows, text, places)
-        close(found[0], io[f"{scheme}.logits"][index])
-        if scheme == "flat":
-            close(normalised[0], io["normalised"][index])
-            close(normalised[0].sum(), io["overall"][index])
+def test_tower_merger_and_rewards_match(judge):
+    names = ("vision.blocks_out", "vision.merger_out", "flat.logits", "mrope.logits")
+    judge.check(videoreward_outputs, *names, "normalised", "overall")
 
 
 def test_the_adapter_is_merged_as_published(judge, golden):
@@ -136,3 +81,65 @@ def test_a_prompt_changes_the_text_alignment_alone(judge, reader):
     assert np.abs(first[:, 2] - second[:, 2]).min() > 1e-5
     with pytest.raises(ValueError, match="TA_reward"):
         VideoRewardVerifier(judge.config, reader, "no marks")
+
+
+@pytest.fixture(scope="module")
+def published(golden, tmp_path_factory):
+    """The judge's published directory and that of the model it adapts."""
+    root, source = tmp_path_factory.mktemp("videoreward"), golden("videoreward")
+    base, judge = root / "base", root / "judge"
+    write_judge(base, source, {})
+    shutil.copy(source / "base.safetensors", base / "model.safetensors")
+    fields = json.loads((base / "config.json").read_text())
+    fields["vocab_size"] = fields.pop("base_vocab_size")
+    lora, scale = fields.pop("lora"), fields.pop("normalisation")
+    (base / "config.json").write_text(json.dumps(fields))
+    place = judge / "checkpoint-20"
+    place.mkdir(parents=True)
+    (judge / "checkpoint-9").mkdir()  # an earlier one, which does not count
+    (judge / "model_config.json").write_text(
+        json.dumps(
+            {
+                "peft_lora_config": {"lora_alpha": 3},
+                "inference_config": {f"{n}_{k}": v[k] for n, v in scale.items() for k in v},
+            }
+        )
+    )
+    (place / "adapter_config.json").write_text(json.dumps({"lora_alpha": lora["alpha"]}))
+    shutil.copy(source / "adapter_model.safetensors", place)
+    whole = load_torch(source / "non_lora_state_dict.safetensors")
+    torch.save(whole, place / "non_lora_state_dict.pth")
+    return judge, base
+
+
+def test_one_command_makes_a_judge_of_adapter_and_base(published, golden, tmp_path, capsys):
+    source, base = published
+    flags = {"model": "videoreward", "src": source, "dst": tmp_path / "ours"}
+    assert run(convert, **flags, base=base) == 0
+    assert run(verify, golden=golden("videoreward"), checkpoint=tmp_path / "ours") == 0
+    assert all(line.endswith("ok") for line in capsys.readouterr().out.splitlines()[-6:])
+    assert (tmp_path / "ours" / "tokenizer.json").is_file()
+    assert run(convert, **flags | {"dst": tmp_path / "no"}) == 2
+    assert run(convert, **flags | {"src": base, "dst": tmp_path / "no"}, base=base) == 2
+    errors = capsys.readouterr().err
+    assert "with --base" in errors and "holds no adapter" in errors
+    assert not (tmp_path / "no").exists()
+
+
+def test_an_adapter_saved_whole_needs_the_base_for_its_config_alone(published, golden, tmp_path):
+    source, base = published
+    updates = load_torch(golden("videoreward") / "adapter_model.safetensors")
+    linear = {name.rpartition(".lora_")[0] for name in updates}
+    tensors = {
+        f"base_model.model.{n}": t for n, t in load_torch(base / "model.safetensors").items()
+    }
+    tensors |= torch.load(source / "checkpoint-20" / "non_lora_state_dict.pth")
+    layers = {f"{name}.weight": f"{name}.base_layer.weight" for name in linear}
+    tensors = {layers.get(name, name): tensor for name, tensor in tensors.items()}
+    renamed = {name.replace(".weight", ".default.weight"): t for name, t in updates.items()}
+    torch.save(tensors | renamed, tmp_path / "model.pth")
+    flags = {"model": "videoreward", "src": tmp_path, "base": base}
+    assert run(convert, **flags, dry_run=True) == 0
+    del renamed[next(iter(renamed))]
+    torch.save(tensors | renamed, tmp_path / "model.pth")
+    assert run(convert, **flags, dry_run=True) == 2

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from converters.judge_cases import videoscore_outputs
 from converters.videoscore import IGNORED, RULES
-from tts_jax.verifiers.judging import ROW
 from tts_jax.verifiers.videoscore import (
     VideoScore,
     VideoScoreConfig,
@@ -24,49 +24,16 @@ def judge(open_judge):
     return open_judge("videoscore", VideoScore, VideoScoreConfig.from_reference, RULES, IGNORED)
 
 
-@pytest.fixture(scope="module")
-def seen(judge):
-    """What the parts make of the recorded frames, of which the last is smaller than the others."""
-    io, side = judge.io, judge.config.vision.side
-    mask = io["patch_attention_mask"]
-    places = np.zeros(mask.shape, int)
-    for place, frame in zip(places, mask, strict=True):
-        rows, columns = frame[:, 0].sum(), frame[0].sum()
-        place[:rows, :columns] = bucketed_places(rows, columns, side)
-
-    def parts(model, pixels):
-        states = model.vision(pixels, jnp.asarray(mask), jnp.asarray(places))
-        projected = model.projection(states.reshape(len(mask), -1, states.shape[-1]))
-        return states, projected, model.perceiver(projected, mask.reshape(len(mask), -1))
-
-    return judge.run(parts, np.moveaxis(io["pixel_values"][0], 1, -1))
-
-
-def test_tower_and_connector_match(judge, seen, close):
-    io, (states, projected, rows) = judge.io, seen
-    real = io["patch_attention_mask"].reshape(len(rows), -1)
-    wanted = io["vision.last_hidden_state"]
-    close(states.reshape(wanted.shape)[real], wanted[real])
-    close(projected[real], io["connector.modality_projection"][real])
-    close(rows, io["connector.out"])
-
-
-def test_the_outputs_match(judge, seen, close):
-    ids = judge.io["input_ids"][0]
-    fake, image = judge.fields["fake_image_token_id"], judge.fields["image_token_id"]
-    start = int(np.flatnonzero(ids == fake)[0])
-    video = [ROW if token == image else int(token) for token in ids[start:]]
-    padded = np.pad(ids[:start], (0, 3))
-
-    def score(model, text, rows):
-        states = model.states(text, jnp.arange(len(padded)) < start, video, rows)
-        return states, model.score(states)
-
-    rows = seen[2].reshape(1, -1, seen[2].shape[-1])
-    states, outputs = judge.run(score, padded.astype(np.int32), rows)
-    close(states, judge.io["final_hidden"][:, start:])
-    close(outputs, judge.io["logits_all_positions"][:, start:])
-    close(outputs[:, -1], judge.io["logits"])
+def test_tower_connector_states_and_outputs_match(judge):
+    judge.check(
+        videoscore_outputs,
+        "vision.last_hidden_state",
+        "connector.modality_projection",
+        "connector.out",
+        "final_hidden",
+        "logits of the video",
+        "logits",
+    )
 
 
 def test_every_published_tensor_is_taken_once(check_manifest):

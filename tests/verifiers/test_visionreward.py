@@ -2,16 +2,18 @@
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
+from converters.judge_cases import visionreward_outputs
 from converters.visionreward import IGNORED, RULES, prepare
 from tts_jax.language.decoder import Decoder, DecoderConfig
-from tts_jax.verifiers.judging import ROW, ask, begin, log_odds, says, weave
+from tts_jax.verifiers.judging import ROW, says, weave
+from tts_jax.verifiers.panel import Panel
 from tts_jax.verifiers.visionreward import (
     Checklist,
     VisionReward,
@@ -64,70 +66,18 @@ def judge(open_judge):
     return open_judge("cogvlm2_video", VisionReward, read, RULES, IGNORED, prepare)
 
 
-@pytest.fixture(scope="module")
-def seen(judge):
-    def parts(model, pixels):
-        tower = model.vision
-        states = tower.encode(pixels)
-        return tower.embed(pixels), states, tower.pool(states), tower(pixels)
-
-    return judge.run(parts, np.moveaxis(judge.io["pixel_values"], 1, -1))
-
-
 def test_pixels_match(judge):
     frames = jnp.asarray(judge.io["video_uint8"].astype(np.float32) / 255)
     found = np.moveaxis(np.asarray(cogvlm_input(frames, judge.config.vision.size)), -1, 1)
     np.testing.assert_allclose(found, judge.io["pixel_values"], atol=1e-4)
 
 
-def test_tower_and_adapter_match(judge, seen, close):
-    names = ("patch_embed", "transformer", "conv", "out")
-    for name, found in zip(names, seen, strict=True):
-        close(found, judge.io[f"vision.{name}"])
-
-
-@pytest.mark.parametrize("layout", ["chat", "base"])
-def test_positions_are_compressed_as_published(judge, layout):
-    visual = judge.io[f"{layout}.token_type_ids"][0] == 1
-    wanted = judge.io[f"{layout}.position_ids"][0]
-    np.testing.assert_array_equal(compressed_positions(visual), wanted)
-
-
-@pytest.mark.parametrize("layout", ["chat", "base"])
-def test_states_and_answers_match(judge, seen, close, layout):
-    io = judge.io
-    visual = io[f"{layout}.token_type_ids"][0] == 1
-    ids = np.where(visual, ROW, io[f"{layout}.input_ids"][0])
-    positions = io[f"{layout}.position_ids"]
-    stop = int(np.flatnonzero(visual)[-1]) + 1 if layout == "base" else len(ids) - 20
-    more = io[f"{layout}.decode.token_ids"].astype(np.int32)
-
-    def judged(model, rows, question, more):
-        decoder = model.decoder
-        x = weave(decoder, ids, rows)
-        cache = decoder.cache(1, len(ids) + len(more))
-        hidden, cache = decoder(x, positions, cache=cache)
-        steps = []
-        for index in range(len(more)):
-            at = jnp.asarray(io[f"{layout}.decode.position_ids"][index], jnp.int32)[None, None]
-            out, cache = decoder(decoder.embed(more[index])[None, None], at, cache=cache)
-            steps.append(decoder.logits(out[0, 0]))
-        prefix = begin(decoder, ids[:stop], rows, positions=positions[0, :stop])
-        answer = decoder.logits(ask(decoder, prefix, question, question >= 0))[0, 0]
-        return x, hidden, decoder.logits(hidden[:, -1]), jnp.stack(steps), answer
-
-    rows = seen[-1].reshape(1, -1, seen[-1].shape[-1])
-    question = ids[None, stop:].astype(np.int32)
-    x, hidden, logits, steps, answer = judge.run(judged, rows, question, more)
-    close(x, io[f"{layout}.inputs_embeds"])
-    close(hidden, io[f"{layout}.final_hidden"])
-    close(logits, io[f"{layout}.logits"][:, -1], atol=2e-4)
-    close(steps, io[f"{layout}.decode.logits"], atol=2e-4)
-    close(answer, io[f"{layout}.logits"][0, -1], atol=2e-4)
-    yes, no = judge.fields["yes_token_id"], judge.fields["no_token_id"]
-    p_yes, p_no = io[f"{layout}.p_yes_no"]
-    np.testing.assert_allclose(log_odds(answer, yes, no), np.log(p_yes / p_no), atol=4e-4)
-    close(jax.nn.softmax(jnp.asarray(answer))[jnp.array([yes, no])], [p_yes, p_no], atol=1e-6)
+def test_tower_adapter_positions_states_and_answers_match(judge):
+    names = ["vision.patch_embed", "vision.transformer", "vision.conv", "vision.out"]
+    for layout in ("chat", "base"):
+        kinds = ("position_ids", "inputs_embeds", "final_hidden", "logits", "logits, asked")
+        names += [f"{layout}.{kind}" for kind in (*kinds, "decode.logits", "p_yes_no")]
+    judge.check(visionreward_outputs, *names)
 
 
 @pytest.mark.parametrize("coarse", [False, True])
@@ -145,9 +95,8 @@ def test_rotary_angles_match(judge, coarse):
         theta=float(judge.fields["rope_base"]),
         coarse_rope=coarse,
     )
-    model = Decoder(config, rngs=nnx.Rngs(0))
     wanted = judge.io[f"rope.cos_{kind}"]
-    cos, _ = model.rotation(jnp.arange(len(wanted))[None])
+    cos, _ = Decoder.rotation(SimpleNamespace(config=config), jnp.arange(len(wanted))[None])
     # 300 turns of float32 angles differ by some 1e-5 between implementations
     np.testing.assert_allclose(cos[0], wanted[:, : size // 2], atol=1e-2 if coarse else 5e-5)
 
@@ -194,15 +143,35 @@ def test_a_checklist_is_the_weighted_mean_of_its_questions_one_by_one(judge, rea
     query = together.prepare(judge.params, ["a cat"])
     assert query.tokens.shape[:2] == (1, 3)
     query = jax.tree.map(lambda leaf: leaf[0], query)
-    answers = jax.jit(together.answers)(judge.params, frames, query)
-    one = jax.jit(together.answers)
-    for index in range(3):
-        alone = one(
-            judge.params, frames, jax.tree.map(lambda leaf, i=index: leaf[i : i + 1], query)
-        )
-        np.testing.assert_allclose(alone[:, 0], answers[:, index], atol=1e-4)
+    ask = jax.jit(together.answers)
+    answers = ask(judge.params, frames, query)
+    for index in range(3):  # thrice the same one: whatever else is asked plays no part
+        alone = jax.tree.map(lambda leaf, i=index: jnp.repeat(leaf[i : i + 1], 3, 0), query)
+        alone = ask(judge.params, frames, alone)
+        np.testing.assert_allclose(alone, answers[:, [index] * 3], atol=1e-4)
+    together.answers = lambda *_: answers
     score = together.score(judge.params, frames, query)
-    np.testing.assert_allclose(score, (answers * jnp.array([1, 2, -1])).mean(1), atol=1e-4)
+    np.testing.assert_allclose(score, (answers * jnp.array([1, 2, -1])).mean(1), atol=1e-6)
+
+
+def test_every_stage_of_a_search_asks_its_own_questions(judge, reader):
+    stages = [CHECKLIST.chosen([1, "is it still?\n"]), CHECKLIST.chosen([2])]
+    verifier = VisionRewardVerifier(judge.config, reader, CHECKLIST, stages=stages)
+    panel = Panel([verifier])
+    params = {"visionreward": judge.params}
+    whole, *asked = panel.queries(params, "a cat", ["a dog", "a fox", "a hen"])
+    asked = [queries["visionreward"] for queries in asked]
+    assert whole["visionreward"].weights.tolist() == [1, 2, -1]
+    assert [query.weights.tolist() for query in asked] == [[1, 1], [1], [1]]
+    texts = [["is it calm?", "is it still?"], ["is it a fox or no?"], ["is it a hen or no?"]]
+    for query, wanted in zip(asked, texts, strict=True):
+        rows = [np.asarray(t)[s].tolist() for t, s in zip(query.tokens, query.seen, strict=True)]
+        assert rows == [reader.encode(text) for text in wanted]
+    unstaged = VisionRewardVerifier(judge.config, reader, CHECKLIST)
+    assert unstaged.at_stage(2).checklist == CHECKLIST
+    for wrong in ([], [3], [-1], [" "], [1.5]):
+        with pytest.raises(ValueError, match=r"indices in 0\.\.2"):
+            CHECKLIST.chosen(wrong)
 
 
 def test_published_answers_are_plus_and_minus_one():

@@ -32,6 +32,8 @@ class Generator(Protocol):
         that differ in such a segment alone are all the same.
       renoises: whether `renoise` is possible.
       looks_ahead: whether `estimate` can look denoiser steps ahead.
+
+    `text_parts`, if it has that too, names the parts of the parameters that `encode` alone uses.
     """
 
     num_segments: int

@@ -1,20 +1,26 @@
 """A prompt in three: the static scene, the action, and the ending, each judged at its stage.
 
 The idea is Video-T1's hierarchical prompting (arXiv 2503.18942). The three texts come from the
-grammar of a captioned world, from a file, or from a language model that the user plugs in.
+grammar of a captioned world, from a file, or from a language model: a converted checkpoint, or a
+function that the user plugs in. Where a model gives no usable answer, the whole prompt stands at
+every stage, with a warning.
 """
 
+import hashlib
 import importlib
 import json
 import re
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from tts_jax.language.chat import LanguageModel
 from tts_jax.language.tokenizer import PromptError
+from tts_jax.media import write_bytes
 
-SOURCES = ("world", "file", "model", "prompt")
+SOURCES = ("world", "file", "model", "decoder", "prompt")
 ATTEMPTS = 3
 
 Stages = tuple[str, str, str]
@@ -57,16 +63,23 @@ class StagePrompts:
     Attributes:
       calls: of the language model so far, repeated attempts included.
       seconds: that they took.
+      decoder: the converted checkpoint behind it, if it is one.
     """
 
-    def __init__(self, split: Callable[[str], Stages], model: "StageModel | None" = None):
+    def __init__(
+        self,
+        split: Callable[[str], Stages],
+        model: "StageModel | None" = None,
+        decoder: LanguageModel | None = None,
+    ):
         """Wraps a source.
 
         Args:
           split: prompt to stages.
           model: the language model behind it, whose cost is to be known.
+          decoder: the converted checkpoint behind that.
         """
-        self._split, self._model = split, model
+        self._split, self._model, self.decoder = split, model, decoder
         self._known: dict[str, Stages] = {}
         self._spent: dict[str, tuple[int, float]] = {}
 
@@ -100,49 +113,105 @@ class StagePrompts:
         """Language model calls and seconds that a prompt's stages took; nothing if not asked."""
         return self._spent.get(prompt, (0, 0.0))
 
+    def release(self) -> None:
+        """Frees the memory of the language model; what is known stays."""
+        if self.decoder is not None:
+            self.decoder.release()
+
 
 class StageModel:
     """A language model that splits prompts, given as a function from text to text.
 
     A search can only be repeated if the same text always gets the same answer, so the function
     should decode greedily or with a seed of its own. An answer that is not what was asked for is
-    asked for again, with what was wrong with it; the attempts are bounded.
+    asked for again, with what was wrong with it; the attempts are bounded. After the last one the
+    whole prompt stands at every stage, with a warning.
 
     Attributes:
       calls: so far.
       seconds: that they took.
     """
 
-    def __init__(self, name: str, complete: Callable[[str], str], attempts: int = ATTEMPTS):
+    def __init__(
+        self,
+        name: str,
+        complete: Callable[[str], str],
+        attempts: int = ATTEMPTS,
+        cache: Path | None = None,
+        identity: str = "",
+    ):
         """Wraps the function.
 
         Args:
           name: for messages.
           complete: text to text.
           attempts: calls for one prompt at most.
+          cache: a folder of a file for each prompt that was asked about; None for no such folder.
+          identity: differs between models whose answers are kept in the same folder.
         """
         self.name, self.calls, self.seconds = name, 0, 0.0
-        self._complete, self._attempts = complete, attempts
+        self._complete, self._attempts, self._cache = complete, attempts, cache
+        self._identity = identity or name
 
     def __call__(self, prompt: str) -> Stages:
-        """A prompt's stages.
+        """A prompt's stages; the model is asked if the cache does not hold them.
 
         Raises:
-          StagePromptError: the model failed, or gave no usable answer in all attempts.
+          StagePromptError: the model failed, or the cache cannot be written.
         """
+        entry = self._cached(prompt)
+        if entry is None:
+            entry = self._asked(prompt)
+            self._keep(prompt, entry)
+        if entry["fault"]:
+            warnings.warn(
+                f"stage-prompt model {self.name} gave no usable answer for {prompt!r} in "
+                f"{self._attempts} attempts, so the whole prompt stands at every stage; the last "
+                f"fault: {entry['fault']}",
+                stacklevel=2,
+            )
+        return tuple(entry["stages"])
+
+    def _place(self, prompt: str) -> Path:
+        """The file of a prompt, which depends on all that the answer depends on."""
+        about = json.dumps([self._identity, INSTRUCTION, CORRECTION, self._attempts, prompt])
+        return self._cache / f"{hashlib.sha256(about.encode()).hexdigest()}.json"
+
+    def _cached(self, prompt: str) -> dict | None:
+        """What was kept of a prompt; a damaged file is as good as none."""
+        if self._cache is None or not self._place(prompt).is_file():
+            return None
+        try:
+            entry = json.loads(self._place(prompt).read_bytes())
+            _stages(entry["stages"])
+            return entry if isinstance(entry["fault"], str) else None
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def _keep(self, prompt: str, entry: Mapping) -> None:
+        if self._cache is None:
+            return
+        place = self._place(prompt)
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            write_bytes(place, json.dumps({"prompt": prompt, **entry}, indent=2).encode())
+        except OSError as error:
+            raise StagePromptError(
+                f"the cache of stage prompts {self._cache} cannot be written: {error}"
+            ) from error
+
+    def _asked(self, prompt: str) -> dict:
+        """The model's stages; or the prompt for each, with the fault of the last answer."""
         question = asked = INSTRUCTION.format(prompt=prompt)
         fault = ""
         for _ in range(self._attempts):
             answer = self._ask(asked, prompt)
             try:
-                return parse_answer(answer)
+                return {"stages": parse_answer(answer), "fault": ""}
             except StagePromptError as error:
                 fault = str(error)
                 asked = question + CORRECTION.format(fault=fault)
-        raise StagePromptError(
-            f"stage-prompt model {self.name} gave no usable answer for {prompt!r} in "
-            f"{self._attempts} attempts; the last fault: {fault}"
-        )
+        return {"stages": (prompt,) * len(_KEYS), "fault": fault}
 
     def _ask(self, question: str, prompt: str) -> str:
         start = time.perf_counter()
@@ -224,11 +293,14 @@ def load_stage_prompts(config: Mapping[str, Any], world: World | None = None) ->
     Args:
       config: `source`: "world", the grammar of the captioned world; "file", what `path` holds, see
         `read_stage_file`; "model", a function from text to text that `model` names as
-        "package.module:function"; "prompt", the prompt itself at every stage.
+        "package.module:function"; "decoder", the language model whose converted checkpoint lies at
+        `path`, with its answers kept in the folder `cache` if one is named; "prompt", the prompt
+        itself at every stage.
       world: module of the captioned world that the generator was trained on, or None.
 
     Raises:
       StagePromptError: an unknown source, or one that lacks what it needs.
+      CheckpointError: a checkpoint that holds no language model.
     """
     source = config.get("source", "world")
     if source not in SOURCES:
@@ -242,6 +314,14 @@ def load_stage_prompts(config: Mapping[str, Any], world: World | None = None) ->
         if not path:
             raise StagePromptError('stage prompts source "file" needs a path')
         return StagePrompts(_from_file(path))
+    if source == "decoder":
+        path, cache = config.get("path", ""), config.get("cache", "")
+        if not path:
+            raise StagePromptError('stage prompts source "decoder" needs a path')
+        decoder = LanguageModel(path)
+        cache = Path(cache) if cache else None
+        model = StageModel(str(path), decoder, cache=cache, identity=decoder.identity)
+        return StagePrompts(model, model, decoder)
     name = config.get("model", "")
     if not name:
         raise StagePromptError('stage prompts source "model" needs a model')

@@ -3,6 +3,7 @@
 B prompts  L tokens.
 """
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +13,11 @@ from tokenizers import Tokenizer as Saved
 ASSET = Path(__file__).parent.parent / "assets" / "tokenizer.json"
 
 PAD, BOS, EOS, UNK = "<pad>", "<bos>", "<eos>", "<unk>"
+
+
+def clean(text: str) -> str:
+    """A text that has bytes: halves of surrogate pairs, which have none, become question marks."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 class PromptError(ValueError):
@@ -45,11 +51,13 @@ class Tokenizer:
           pad: the padding token.
           eos: the end token.
           closed: whether a word outside the vocabulary is an error.
-          cut: whether a prompt that is too long loses its end instead of being an error.
+          cut: whether a prompt that is too long loses its end, with a warning, instead of being an
+            error, and special tokens in it are plain text: both as befits an open vocabulary.
         """
         self._saved = path if isinstance(path, Saved) else Saved.from_file(str(path))
         self._saved.no_padding()
         self._saved.no_truncation()
+        self._saved.encode_special_tokens = cut
         self.length = length
         self.pad_id = self._saved.token_to_id(pad)
         self.eos_id = self._saved.token_to_id(eos)
@@ -84,11 +92,15 @@ class Tokenizer:
         tokens = np.full((len(prompts), self.length), self.pad_id, np.int32)
         mask = np.zeros(tokens.shape, bool)
         for row, prompt in enumerate(prompts):
-            encoding = self._saved.encode(prompt)
+            encoding = self._saved.encode(clean(prompt))
             if self._closed:
                 self._reject_unknown(prompt, encoding)
             ids = encoding.ids
             if len(ids) > self.length and self._cut:
+                warnings.warn(
+                    f"a prompt of {len(ids)} tokens is cut to {self.length} for a text encoder",
+                    stacklevel=2,
+                )
                 ids = [*ids[: self.length - 1], self.eos_id]
             count = len(ids)
             if count > self.length:

@@ -1,7 +1,15 @@
 """Test-time search: one loop, and a short preset per published algorithm."""
 
 from tts_jax.search.budget import Budget
-from tts_jax.search.engine import Saved, Search, SearchResult, Store, Video, outline_of
+from tts_jax.search.engine import (
+    Saved,
+    Search,
+    SearchResult,
+    Store,
+    Video,
+    encode_prompts,
+    outline_of,
+)
 from tts_jax.search.forest import SearchFault
 from tts_jax.search.ledger import Cost, Ledger
 from tts_jax.search.loop import drive
@@ -34,6 +42,7 @@ __all__ = [
     "Store",
     "Video",
     "drive",
+    "encode_prompts",
     "load_preset",
     "outline_of",
     "plan",

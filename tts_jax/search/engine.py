@@ -4,8 +4,10 @@ W branches  V verifiers  T frames  H W frame size.
 """
 
 import copy
+import time
+import types
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -20,6 +22,7 @@ from tts_jax.search import expansion, paths
 from tts_jax.search.budget import Budget, total
 from tts_jax.search.expansion import Layout
 from tts_jax.search.forest import (
+    Encoded,
     Forest,
     Name,
     PricedForest,
@@ -156,6 +159,7 @@ class Search:
     Attributes:
       programs: the executables, shared by all prompts.
       outline: of the generator.
+      conditions: of prompts that are encoded already.
     """
 
     def __init__(
@@ -168,6 +172,7 @@ class Search:
         mesh: Mesh | None = None,
         micro_batch: int = 0,
         exact: bool | None = None,
+        conditions: Mapping[tuple[str, str], Encoded] = types.MappingProxyType({}),
     ):
         """Copies the parameters to the devices.
 
@@ -180,6 +185,7 @@ class Search:
           micro_batch: the most branches a device works on at once; 0 for any number. It is halved
             when a batch does not fit in a device's memory.
           exact: each device works on one branch at a time, which is slower; None: on CPU alone.
+          conditions: of prompts that are encoded already, see `encode_prompts`.
 
         Raises:
           SearchConfigError: a negative micro-batch.
@@ -200,6 +206,7 @@ class Search:
         )
         self.programs = Programs()
         self.judges = _judges(panel)
+        self.conditions = conditions
         self._micro_batch, self._exact = micro_batch, exact
 
     @property
@@ -378,6 +385,32 @@ def _judges(panel: Panel) -> dict[str, Panel]:
     return {"panel": panel, **({"image": image} if image else {})}
 
 
+def encode_prompts(
+    generator: Generator, params: Params, prompts: Sequence[str], *, drafts: bool
+) -> dict[tuple[str, str], Encoded]:
+    """Conditions of prompts, on the host, so that the text encoders can be freed.
+
+    Args:
+      generator: makes the videos.
+      params: its parameters, on one device.
+      prompts: texts.
+      drafts: whether the draft version's are wanted too.
+
+    Returns:
+      For `Search`: (fidelity, prompt) to condition.
+    """
+    versions = {"full": generator}
+    if drafts and (draft := getattr(generator, "draft", lambda: None)()):
+        versions["draft"] = draft
+    encoded = {}
+    for prompt in dict.fromkeys(prompts):
+        for fidelity, version in versions.items():
+            start = time.perf_counter()
+            found = jax.tree.map(lambda x: np.asarray(x)[0], version.encode(params, [prompt]))
+            encoded[fidelity, prompt] = Encoded(found, time.perf_counter() - start)
+    return encoded
+
+
 def outline_of(generator: Generator) -> Outline:
     """What presets may know of a generator."""
     segments = range(generator.num_segments)
@@ -429,9 +462,12 @@ class _Run:
         keep_frames: bool = False,
         progress: Progress | None = None,
     ) -> None:
-        """Encodes the prompts."""
+        """Encodes the prompts; without stage prompts, stages judge by the whole one."""
         self.forest.encode()
-        self._queries = self.forest.prepare([self.forest.prompt, *stage_prompts])
+        if not stage_prompts and any(hasattr(v, "at_stage") for v in self.models.panel.verifiers):
+            judged = [r.stage for r in self._most if r.stage is not None]
+            stage_prompts = [self.forest.prompt] * (1 + max(judged, default=-1))
+        self._queries = self.forest.prepare(stage_prompts)
         self._stages, self._keep_frames, self._progress = len(stage_prompts), keep_frames, progress
         self._priced = PricedForest(self.forest)
 
@@ -468,7 +504,7 @@ class _Run:
             asked, last = self._asked(panel, request), request.judges == "image"
 
             def score(_, seen):
-                forest.score(asked, seen, self._queries[0], last)
+                forest.score(asked, seen, self._query(request), last)
 
             self._look(forest, request, list(made), bound[1], score)
         return total(forest.ledger)
@@ -556,6 +592,10 @@ class _Run:
                 f"the search judges {request.stage + 1} stages by {self._stages} stage prompts"
             )
 
+    def _query(self, request: Round) -> dict:
+        """By which a round judges; a stage too many is refused when the round is executed."""
+        return self._queries[0 if request.stage is None else min(request.stage + 1, self._stages)]
+
     def _asked(self, panel: Panel, request: Round) -> list:
         """Held-out verifiers are asked about whole videos only."""
         whole = request.to == self.outline.num_segments and request.fidelity == "full"
@@ -565,14 +605,13 @@ class _Run:
         """Scores the nodes of a round."""
         panel = self.models.judges[request.judges]
         asked = self._asked(panel, request)
-        stage = 0 if request.stage is None or not self._stages else request.stage + 1
         complete = request.to == self.outline.num_segments and request.fidelity == "full"
         scores = np.full((len(nodes), len(panel.names)), np.nan, np.float32)
         columns = [panel.names.index(verifier.name) for verifier in asked]
 
         def score(part: slice, seen: Seen):
             block, last = nodes[part], request.judges == "image"
-            found = self.forest.score(asked, seen, self._queries[stage], last)
+            found = self.forest.score(asked, seen, self._query(request), last)
             rows = np.stack(jax.device_get(found), 1)[: len(block)]
             sound = np.asarray(seen.sound)[: len(block)]
             scores[part, columns] = np.where(sound[:, None], rows, np.nan)

@@ -46,6 +46,13 @@ class Place(NamedTuple):
     slot: int
 
 
+class Encoded(NamedTuple):
+    """A prompt's condition on the host, and the seconds that it took."""
+
+    condition: Any
+    seconds: float
+
+
 class Name(NamedTuple):
     """What a branch is called: drafts have the paths of full videos."""
 
@@ -93,7 +100,12 @@ class Forest:
         self.prompt = prompt
 
     def _condition(self, fidelity: str):
-        if fidelity not in self._conditions:
+        if fidelity in self._conditions:
+            return self._conditions[fidelity]
+        if known := self.models.conditions.get((fidelity, self.prompt)):
+            self.ledger["text"].seconds += known.seconds
+            self._conditions[fidelity] = replicate(known.condition, self.mesh)
+        else:
             with timed(self.ledger["text"]):
                 generator = self.models.generators[fidelity]
                 found = generator.encode(first_copy(self.models.params), [self.prompt])
@@ -105,8 +117,8 @@ class Forest:
         """Encodes the prompt for the full generator, which every search asks for."""
         self._condition("full")
 
-    def prepare(self, prompts: Sequence[str]) -> list[dict]:
-        """The verifiers' queries of each prompt.
+    def prepare(self, stage_prompts: Sequence[str]) -> list[dict]:
+        """The verifiers' queries for the prompt, and for each stage by its own prompt.
 
         Raises:
           SearchFault: a verifier raises, but for a `ValueError`: a prompt that it cannot take.
@@ -114,15 +126,12 @@ class Forest:
         with timed(self.ledger["text"]):
             try:
                 params = first_copy(self.models.verifier_params)
-                queries = jax.device_get(self.models.panel.prepare(params, prompts))
+                queries = self.models.panel.queries(params, self.prompt, stage_prompts)
             except ValueError:
                 raise
             except Exception as error:
                 raise SearchFault(f"a verifier fails: {_sentence(error)}") from error
-            return [
-                replicate(jax.tree.map(lambda x, i=i: x[i], queries), self.mesh)
-                for i in range(len(prompts))
-            ]
+            return replicate(jax.device_get(queries), self.mesh)
 
     def __contains__(self, name: Name) -> bool:
         return name in self._places or not name.path

@@ -4,10 +4,11 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 
-from tts_jax.checkpoints import ORBAX, CheckpointError, load_parts, save_safetensors
+from tts_jax.checkpoints import ORBAX, CheckpointError, load_parts, parse, save_safetensors
 from tts_jax.language.clip_text import TextConfig
 from tts_jax.language.published import open_published
 from tts_jax.language.tokenizer import open_tokenizer
@@ -15,7 +16,7 @@ from tts_jax.verifiers.aesthetic import AestheticConfig, AestheticVerifier
 from tts_jax.verifiers.clip import CLIPConfig, ClipVerifier
 from tts_jax.verifiers.clip_score import ClipScoreVerifier
 from tts_jax.verifiers.flicker import FlickerVerifier
-from tts_jax.verifiers.judges import JUDGES, open_judge, parse
+from tts_jax.verifiers.judges import JUDGES, open_judge
 from tts_jax.verifiers.oracle import OracleVerifier
 from tts_jax.verifiers.protocol import Verifier
 from tts_jax.verifiers.viclip import ViCLIPConfig, ViClipVerifier
@@ -45,7 +46,12 @@ def parse_config(name: str, fields: Mapping) -> CLIPConfig:
     return TRAINED[name][1](**fields)
 
 
-def load_verifier(name: str, checkpoint: Path | str | None = None) -> tuple[Verifier, dict]:
+def load_verifier(
+    name: str,
+    checkpoint: Path | str | None = None,
+    texts: Path | str | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> tuple[Verifier, dict]:
     """A verifier and its parameters.
 
     Args:
@@ -53,20 +59,25 @@ def load_verifier(name: str, checkpoint: Path | str | None = None) -> tuple[Veri
       checkpoint: a folder with `config.json`, `tokenizer.json` and `{name}.safetensors`, or one
         that `converters.convert` wrote; None takes the embedded one. Verifiers without weights
         ignore it.
+      texts: a judge's, instead of `judge.json` in its folder; see `tts_jax.verifiers.judges`.
+      options: a judge's, instead of those in that file.
 
     Returns:
       The verifier and its nested parameter dictionary: float32, or for judges as stored.
 
     Raises:
-      ValueError: unknown name.
+      ValueError: unknown name, or texts or options for what is no judge.
       CheckpointError: the folder does not hold this verifier, or another shape of it.
     """
-    if name in WEIGHT_FREE:
-        return WEIGHT_FREE[name](), {}
     if name not in NAMES:
         raise ValueError(f"unknown verifier {name!r}; there are {', '.join(NAMES)}")
+    asked = {"texts": Path(texts) if texts else None, "options": dict(options or {})}
+    if any(asked.values()) and name not in JUDGES:
+        raise ValueError(f"{name} takes no texts and no options; {', '.join(JUDGES)} do")
+    if name in WEIGHT_FREE:
+        return WEIGHT_FREE[name](), {}
     if name in PUBLISHED:
-        return _load_published(name, checkpoint)
+        return _load_published(name, checkpoint, asked)
     folder = Path(checkpoint or EMBEDDED)
     try:
         fields = json.loads((folder / "config.json").read_text())["verifiers"][name]
@@ -86,7 +97,9 @@ def load_verifier(name: str, checkpoint: Path | str | None = None) -> tuple[Veri
     return verifier, load_parts(folder, {name: verifier.abstract_params}, jnp.float32)[name]
 
 
-def _load_published(name: str, checkpoint: Path | str | None) -> tuple[Verifier, dict]:
+def _load_published(
+    name: str, checkpoint: Path | str | None, asked: Mapping
+) -> tuple[Verifier, dict]:
     """A verifier of a converted checkpoint, its parameters in the type in which they are stored."""
     if checkpoint is None:
         raise CheckpointError(f"{name} has no embedded checkpoint: convert one and name its folder")
@@ -101,7 +114,7 @@ def _load_published(name: str, checkpoint: Path | str | None) -> tuple[Verifier,
         elif name == "aesthetic":
             verifier = AestheticVerifier(parse(AestheticConfig, fields))
         else:
-            verifier = open_judge(name, folder, fields)
+            verifier = open_judge(name, folder, fields, **asked)
     except FileNotFoundError as error:
         missing = f"checkpoint {error.filename} does not exist" if error.filename else str(error)
         raise CheckpointError(missing) from error

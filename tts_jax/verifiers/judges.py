@@ -7,28 +7,30 @@ file `judge.json` beside a checkpoint's `config.json`, a JSON object of the fiel
   question    videollama3: text around `[[prompt]]`, to be answered by yes or no; optional
   questions   image_selector: texts by the names clarity, potential and orm; optional
   items       visionreward: a list of {"question": text around `[[prompt]]`, "weight": number}
-  stages      visionreward: lists of indices into `items`, the questions of a search's stages
+  stages      visionreward: for each stage of a search what is asked there instead, a list of
+              indices into `items` and of further questions
   options     any of the judge's options by name: rate, graded, mode, output, layout, stage, limit;
               coarse_rope: visionreward's angles in bfloat16, as published
 
-VisionReward's own files `VisionReward_video_qa_select.txt` and `weight.json` stand in for `items`.
+VisionReward's own files `VisionReward_video_qa_select.txt` and `weight.json` stand in for `items`,
+and Video-T1's `question0.txt`, `question1.txt`, ..., a question a line, for `stages`.
 """
 
 import dataclasses
 import json
 import types
-import typing
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tts_jax.checkpoints import parse
 from tts_jax.language.published import read_saved
+from tts_jax.language.reader import Reader
 from tts_jax.verifiers.image_selector import (
     QUESTIONS,
     ImageSelectorConfig,
     ImageSelectorVerifier,
 )
-from tts_jax.verifiers.judging import Reader
 from tts_jax.verifiers.protocol import Verifier
 from tts_jax.verifiers.videollama3 import QUESTION, VideoLLaMA3Config, VideoLLaMA3Verifier
 from tts_jax.verifiers.videoreward import MARKS, VideoRewardConfig, VideoRewardVerifier
@@ -37,6 +39,7 @@ from tts_jax.verifiers.visionreward import Checklist, VisionRewardConfig, Vision
 
 TEXTS = "judge.json"
 PUBLISHED_CHECKLIST = ("VisionReward_video_qa_select.txt", "weight.json")
+PUBLISHED_STAGES = ("question0.txt", "question1.txt", "question2.txt")
 
 JUDGES = {
     "image_selector": (ImageSelectorVerifier, ImageSelectorConfig),
@@ -47,13 +50,21 @@ JUDGES = {
 }
 
 
-def open_judge(name: str, folder: Path, fields: Mapping) -> Verifier:
+def open_judge(
+    name: str,
+    folder: Path,
+    fields: Mapping,
+    texts: Path | None = None,
+    options: Mapping[str, Any] = types.MappingProxyType({}),
+) -> Verifier:
     """A judge from the files of its checkpoint, without its parameters.
 
     Args:
       name: one of `JUDGES`.
       folder: with the tokenizer's files and `judge.json`.
       fields: of the judge's configuration, nested, as JSON has them.
+      texts: another file in the place of `judge.json`.
+      options: in the place of those that the file sets.
 
     Raises:
       FileNotFoundError: a file is missing.
@@ -61,8 +72,9 @@ def open_judge(name: str, folder: Path, fields: Mapping) -> Verifier:
     """
     build, config_class = JUDGES[name]
     config = parse(config_class, fields)
-    texts = _read_texts(folder / TEXTS)
-    options = dict(texts.pop("options", {}))
+    path = folder / TEXTS if texts is None else texts
+    texts = _read_texts(path, needed=texts is not None)
+    options = {**texts.pop("options", {}), **options}
     saved = read_saved(folder)
     if name == "videoreward" and saved.token_to_id(MARKS[0]) is None:
         saved.add_special_tokens(list(MARKS))  # the published code adds them when it loads
@@ -77,22 +89,22 @@ def open_judge(name: str, folder: Path, fields: Mapping) -> Verifier:
                 coarse_rope=options.pop("coarse_rope", config.decoder.coarse_rope),
             ),
         )
-        given = _checklist(folder, texts, options.pop("stage", None))
+        given, options["stages"] = _checklist(folder, path, texts, options.pop("stage", None))
     elif name in ("videoscore", "videoreward"):
         given = texts.pop("template", None)
         if given is None:
-            raise ValueError(f"{folder / TEXTS} has no template, which {name} needs")
+            raise ValueError(f"{path} has no template, which {name} needs")
     elif name == "videollama3":
         given = texts.pop("question", QUESTION)
     else:
         given = texts.pop("questions", QUESTIONS)
     if texts:
-        raise ValueError(f"{folder / TEXTS} has fields that {name} lacks: {', '.join(texts)}")
+        raise ValueError(f"{path} has fields that {name} lacks: {', '.join(texts)}")
     return build(config, reader, given, **options)
 
 
-def _read_texts(path: Path) -> dict:
-    if not path.is_file():
+def _read_texts(path: Path, *, needed: bool) -> dict:
+    if not path.is_file() and not needed:
         return {}
     texts = json.loads(path.read_text("utf-8"))
     if not isinstance(texts, dict):
@@ -100,41 +112,31 @@ def _read_texts(path: Path) -> dict:
     return texts
 
 
-def _checklist(folder: Path, texts: dict, stage: int | None) -> Checklist:
-    """The whole list, or the questions of a stage."""
-    stages = texts.pop("stages", [])
+def _checklist(
+    folder: Path, path: Path, texts: dict, stage: int | None
+) -> tuple[Checklist, list[Checklist]]:
+    """The whole list and the questions of each stage; those of one stage alone if it is chosen."""
+    stages = texts.pop("stages", None)
     if texts.pop("items", None) is not None:
-        checklist = Checklist.load(folder / TEXTS)
+        checklist = Checklist.load(path)
     elif all((folder / file).is_file() for file in PUBLISHED_CHECKLIST):
         checklist = Checklist.published(*(folder / file for file in PUBLISHED_CHECKLIST))
     else:
         raise FileNotFoundError(
             f"{folder} holds no checklist: neither {TEXTS} nor {' and '.join(PUBLISHED_CHECKLIST)}"
         )
+    if stages is None:
+        files = [folder / name for name in PUBLISHED_STAGES if (folder / name).is_file()]
+        stages = [
+            [line for line in file.read_text("utf-8").splitlines() if line.strip()]
+            for file in files
+        ]
+    try:
+        chosen = [checklist.chosen(entries) for entries in stages]
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"stages of {path}: {error}") from error
     if stage is None:
-        return checklist
-    if not 0 <= stage < len(stages):
-        raise ValueError(f"{folder / TEXTS} has {len(stages)} stages, there is no stage {stage}")
-    return checklist.chosen(stages[stage])
-
-
-def parse(config_class: type, fields: Mapping) -> Any:
-    """A configuration from its JSON form: dataclasses nested in dataclasses, lists for tuples.
-
-    Raises:
-      TypeError: an unknown or a missing field.
-    """
-    declared = typing.get_type_hints(config_class)
-    return config_class(
-        **{name: _value(declared.get(name), value) for name, value in fields.items()}
-    )
-
-
-def _value(declared: Any, value: Any) -> Any:
-    if isinstance(value, list):
-        return tuple(value)
-    kinds = typing.get_args(declared) if isinstance(declared, types.UnionType) else (declared,)
-    for kind in kinds:
-        if dataclasses.is_dataclass(kind) and isinstance(value, Mapping):
-            return parse(kind, value)
-    return value
+        return checklist, chosen
+    if not 0 <= stage < len(chosen):
+        raise ValueError(f"{path} has {len(chosen)} stages, there is no stage {stage}")
+    return chosen[stage], []

@@ -270,6 +270,35 @@ class Panel:
         """
         return {v.name: v.prepare(params[v.name], prompts) for v in self.verifiers}
 
+    def queries(
+        self, params: dict[str, dict], prompt: str, stage_prompts: Sequence[str]
+    ) -> list[dict[str, Query]]:
+        """What verifiers are asked in a search: about the whole prompt, then at each stage.
+
+        Args:
+          params: verifier name to parameters.
+          prompt: the whole one, by which rounds without a stage judge.
+          stage_prompts: those of the stages.
+
+        Returns:
+          Verifier name to query, of the prompt and of every stage.
+        """
+        texts = [prompt, *stage_prompts]
+        found: list[dict[str, Query]] = [{} for _ in texts]
+        for v in self.verifiers:
+            if hasattr(v, "at_stage"):
+                asked = [v, *map(v.at_stage, range(len(stage_prompts)))]
+                each = [
+                    jax.tree.map(lambda x: x[0], own.prepare(params[v.name], [text]))
+                    for own, text in zip(asked, texts, strict=True)
+                ]
+            else:
+                query = v.prepare(params[v.name], texts)
+                each = [jax.tree.map(lambda x, i=i: x[i], query) for i in range(len(texts))]
+            for queries, own in zip(found, each, strict=True):
+                queries[v.name] = own
+        return found
+
     def score(self, params: dict[str, dict], frames: Array, query: dict[str, Query]) -> Array:
         """The verifiers' raw scores, on device.
 

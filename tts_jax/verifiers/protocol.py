@@ -17,6 +17,10 @@ class Verifier(Protocol):
     Attributes:
       name: as configurations and ledgers write it.
       needs: "image" if it judges the first frame only, "video" if it judges all frames.
+
+    One whose questions depend on the stage of a search also has `at_stage(stage)`, which gives the
+    verifier of that stage: another `prepare` for the same parameters and the same `score`. Queries
+    of different stages may have different shapes.
     """
 
     name: str

@@ -17,18 +17,9 @@ from jax import Array
 
 from tts_jax.checkpoints import abstract_params
 from tts_jax.language.decoder import Decoder, DecoderConfig
+from tts_jax.language.reader import PLACEHOLDER, Reader
 from tts_jax.nn.mlp import MLP
-from tts_jax.verifiers.judging import (
-    PLACEHOLDER,
-    ROW,
-    Questions,
-    Reader,
-    ask,
-    begin,
-    log_odds,
-    pack,
-    says,
-)
+from tts_jax.verifiers.judging import ROW, Questions, ask, begin, log_odds, pack, says
 from tts_jax.vision.resize import fit_area, normalise_levels, resize, to_levels
 from tts_jax.vision.siglip import MEAN, STD, SiglipConfig, SiglipTower, by_frame
 

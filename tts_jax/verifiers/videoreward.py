@@ -17,8 +17,9 @@ from jax import Array
 
 from tts_jax.checkpoints import abstract_params
 from tts_jax.language.decoder import Cache, Decoder, DecoderConfig
+from tts_jax.language.reader import Reader
 from tts_jax.nn.linear import Linear
-from tts_jax.verifiers.judging import ROW, Questions, Reader, begin, pack
+from tts_jax.verifiers.judging import ROW, Questions, begin, pack
 from tts_jax.vision.preprocess import CLIP_MEAN, CLIP_STD
 from tts_jax.vision.qwen2_vl import Qwen2VisionConfig, Qwen2VisionTower
 from tts_jax.vision.resize import fit_area, resize

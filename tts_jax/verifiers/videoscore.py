@@ -20,12 +20,13 @@ from jax import Array
 
 from tts_jax.checkpoints import abstract_params
 from tts_jax.language.decoder import Decoder, DecoderConfig
+from tts_jax.language.reader import Reader
 from tts_jax.nn.attention import attend
 from tts_jax.nn.linear import Linear
 from tts_jax.nn.mlp import GatedMLP
 from tts_jax.nn.norms import RMSNorm
 from tts_jax.nn.stack import stacked
-from tts_jax.verifiers.judging import ROW, Questions, Reader, pack, weave
+from tts_jax.verifiers.judging import ROW, Questions, pack, weave
 from tts_jax.vision.resize import fit_between, normalise_levels, resize, to_levels
 from tts_jax.vision.siglip import MEAN, STD, SiglipConfig, SiglipTower, by_frame
 

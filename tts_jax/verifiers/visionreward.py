@@ -6,10 +6,12 @@ for an answer that is exactly "yes" and -1 for any other, the graded score takes
 B branches  T frames  S frame size  Q questions  L tokens.
 """
 
+import copy
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -18,7 +20,8 @@ from jax import Array
 
 from tts_jax.checkpoints import abstract_params
 from tts_jax.language.decoder import Decoder, DecoderConfig
-from tts_jax.verifiers.judging import ROW, Questions, Reader, ask, begin, log_odds, pack, says
+from tts_jax.language.reader import Reader
+from tts_jax.verifiers.judging import ROW, ask, begin, log_odds, pack, says
 from tts_jax.vision.eva import EVAConfig, EVATower
 from tts_jax.vision.preprocess import CLIP_MEAN, CLIP_STD
 from tts_jax.vision.resize import normalise_levels, resize, to_levels
@@ -74,9 +77,24 @@ class Checklist:
             raise ValueError(f"{weights} has {len(values)} weights for {len(lines)} questions")
         return cls(tuple(lines), tuple(float(value) for value in values))
 
-    def chosen(self, indices: Sequence[int]) -> "Checklist":
-        """Some of the questions, each with weight one, as stages of a search ask them."""
-        return Checklist(tuple(self.questions[i] for i in indices), (1.0,) * len(indices))
+    def chosen(self, entries: Sequence[int | str]) -> "Checklist":
+        """Some questions, each with weight one and without its line's end, as stages ask them.
+
+        Args:
+          entries: indices into this list, or further questions.
+
+        Raises:
+          ValueError: no question, an empty one, or an index that is not in the list.
+        """
+        known = range(len(self.questions))
+        odd = [e for e in entries if not (e.strip() if isinstance(e, str) else e in known)]
+        if odd or not entries:
+            wrong = f"{odd[0]!r} is none" if odd else "there is none"
+            raise ValueError(
+                f"a stage is a list of questions or of their indices in 0..{known[-1]}; {wrong}"
+            )
+        texts = (self.questions[e].strip() if e in known else e.strip() for e in entries)
+        return Checklist(tuple(texts), (1.0,) * len(entries))
 
 
 def final_score(answers: Sequence[str], weights: Sequence[float]) -> float:
@@ -211,8 +229,21 @@ def cogvlm_input(frames: Array, size: int) -> Array:
     return x[..., top : top + size, left : left + size, :]
 
 
+class Asked(NamedTuple):
+    """Questions about P prompts, and how much each answer counts.
+
+    Attributes:
+      tokens, seen: see `Questions`, [P, Q, L].
+      weights: [P, Q] float32.
+    """
+
+    tokens: Array
+    seen: Array
+    weights: Array
+
+
 class VisionRewardVerifier:
-    """The weighted mean of the answers to a checklist."""
+    """The weighted mean of the answers to a checklist, or to the questions of a stage."""
 
     name = "visionreward"
     needs = "video"
@@ -223,6 +254,7 @@ class VisionRewardVerifier:
         reader: Reader,
         checklist: Checklist,
         *,
+        stages: Sequence[Checklist] = (),
         rate: float = 24.0,
         graded: bool = True,
     ):
@@ -232,6 +264,8 @@ class VisionRewardVerifier:
           config: sizes.
           reader: of the language model's tokens.
           checklist: what is asked.
+          stages: what is asked at each stage of a search instead; the last of them at all later
+            stages too. The checklist itself if there are none.
           rate: frames of a second of the videos.
           graded: answers are log-odds of yes over no; otherwise the published +1 and -1.
 
@@ -243,17 +277,28 @@ class VisionRewardVerifier:
         self.config = config
         self.reader = reader
         self.checklist = checklist
+        self.stages = tuple(stages)
         self.rate = rate
         self.graded = graded
         self.graph, self.abstract_params = abstract_params(VisionReward, config)
 
-    def prepare(self, params: dict, prompts: Sequence[str]) -> Questions:
-        """Token ids of all questions about each prompt."""
+    def at_stage(self, stage: int) -> "VisionRewardVerifier":
+        """The same judge with the questions of a stage of a search."""
+        if not self.stages:
+            return self
+        judge = copy.copy(self)
+        judge.checklist, judge.stages = self.stages[min(stage, len(self.stages) - 1)], ()
+        return judge
+
+    def prepare(self, params: dict, prompts: Sequence[str]) -> Asked:
+        """Token ids of all questions about each prompt, and their weights."""
         around = "Question: {} Answer:" if self.config.layout == "chat" else "{}"
         texts = [around.format(question) for question in self.checklist.questions]
-        return pack([[self.reader.fill(text, prompt) for text in texts] for prompt in prompts])
+        rows = pack([[self.reader.fill(text, prompt) for text in texts] for prompt in prompts])
+        weights = jnp.asarray(self.checklist.weights, jnp.float32)
+        return Asked(*rows, jnp.broadcast_to(weights, (len(prompts), len(texts))))
 
-    def answers(self, params: dict, frames: Array, query: Questions) -> Array:
+    def answers(self, params: dict, frames: Array, query: Asked) -> Array:
         """Answers to all questions about one prompt, [B, Q] float32; see `graded`.
 
         Args:
@@ -283,7 +328,6 @@ class VisionRewardVerifier:
             return says(logits, yes)
         return log_odds(logits, yes, self.reader.answer("no"))
 
-    def score(self, params: dict, frames: Array, query: Questions) -> Array:
+    def score(self, params: dict, frames: Array, query: Asked) -> Array:
         """Mean of weight times answer, [B] float32; arguments as for `answers`."""
-        weights = jnp.asarray(self.checklist.weights, jnp.float32)
-        return (self.answers(params, frames, query) * weights).mean(-1)
+        return (self.answers(params, frames, query) * query.weights).mean(-1)

@@ -164,8 +164,11 @@ class EVATower(nnx.Module):
         Returns:
           Rows of the language model, begin and end included, [B, P / 4 + 2, E].
         """
-        x = self.linear(self.pool(self.encode(x)))
-        x = self.adapter(jax.nn.gelu(self.norm(x), approximate=False))
+        return self.adapt(self.pool(self.encode(x)))
+
+    def adapt(self, x: Array) -> Array:
+        """Rows of the language model, begin and end included, [B, n, D] -> [B, n + 2, E]."""
+        x = self.adapter(jax.nn.gelu(self.norm(self.linear(x)), approximate=False))
         ends = (
             jnp.broadcast_to(e[...], (x.shape[0], 1, x.shape[-1])) for e in (self.begin, self.end)
         )

@@ -247,6 +247,11 @@ class CogVideoX(Networks):
         self.tokenizer = tokenizers["t5"]
 
     @property
+    def text_parts(self) -> tuple[str, ...]:
+        """Parts that `encode` alone uses."""
+        return ("t5",)
+
+    @property
     def networks(self) -> dict:
         """The module and the config of every part."""
         config = self.config

@@ -165,6 +165,11 @@ class Nova(Networks):
         self.tokenizer = tokenizers["phi"]
 
     @property
+    def text_parts(self) -> tuple[str, ...]:
+        """Parts that `encode` alone uses."""
+        return ("phi",)
+
+    @property
     def networks(self) -> dict:
         """The module and the config of every part."""
         config = self.config

@@ -168,6 +168,11 @@ class PyramidFlow(Networks):
         self._encoders = TextEncoders(config.encoders, self.tokenizers)
 
     @property
+    def text_parts(self) -> tuple[str, ...]:
+        """Parts that `encode` alone uses."""
+        return tuple(self.config.encoders.networks)
+
+    @property
     def networks(self) -> dict:
         """The module and the config of every part."""
         config = self.config

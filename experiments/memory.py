@@ -1,0 +1,67 @@
+"""What a run keeps in memory and when: models are loaded when they are needed, and then freed."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from tts_jax.checkpoints import flatten
+
+# One after the other; what is resident in none of the later ones has been freed.
+PHASES = ("stage prompts", "text", "search")
+
+
+@dataclass(frozen=True)
+class Resident:
+    """Parameters of one part.
+
+    Attributes:
+      name: of the part.
+      numbers, nbytes: how many there are, and the memory that they take on every device.
+      dtype: of most of them.
+      phases: of `PHASES`, in which they are held.
+    """
+
+    name: str
+    numbers: int
+    nbytes: int
+    dtype: str
+    phases: tuple[str, ...]
+
+
+@dataclass
+class MemoryPlan:
+    """The parts of all models in the order in which they are loaded."""
+
+    parts: list[Resident] = field(default_factory=list)
+
+    def add(self, name: str, params: Mapping, *phases: str, dtype=None) -> None:
+        """Notes a part.
+
+        Args:
+          name: of the part.
+          params: nested dictionary of arrays, or of their shapes and dtypes.
+          phases: in which they are held.
+          dtype: instead of the leaves' own.
+        """
+        leaves = flatten(params).values()
+        sizes: dict[str, int] = {}
+        for leaf in leaves:
+            own = leaf.dtype if dtype is None else dtype
+            sizes[own.name] = sizes.get(own.name, 0) + leaf.size * own.itemsize
+        self.parts.append(
+            Resident(
+                name,
+                sum(leaf.size for leaf in leaves),
+                sum(sizes.values()),
+                max(sizes, key=sizes.get, default=""),
+                phases,
+            )
+        )
+
+    @property
+    def generator(self) -> int:
+        """Numbers among the generator's parameters, its text encoders included."""
+        return sum(part.numbers for part in self.parts if "text" in part.phases)
+
+    def held(self, phase: str) -> int:
+        """Bytes of parameters on every device in a phase."""
+        return sum(part.nbytes for part in self.parts if phase in part.phases)
