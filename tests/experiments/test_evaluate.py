@@ -10,6 +10,7 @@ SMALL = (
     "--config.evaluation.captions=2",
     "--config.evaluation.linear=(2,4)",
     "--config.evaluation.trees.tof_4.branching=(2,1,2,1,1)",
+    "--config.evaluation.exact=true",  # few programs to compile
 )
 
 
