@@ -15,8 +15,10 @@ def get_config() -> ConfigDict:
     """Settings of `experiments.train_generator`; sizes in `plan` are samples per device."""
     return ConfigDict(
         dict(
+            generator="pyramid_flow",
             vae="runs/train_vae",
-            initial="",  # a checkpoint folder to go on from, such as tts_jax/assets
+            # Checkpoint folders to start parts from, such as tts_jax/assets.
+            initial=dict(text="", transformer=""),
             transformer=dict(
                 heads=4,
                 head_size=32,
@@ -38,13 +40,15 @@ def get_config() -> ConfigDict:
                 guidance_first=4.0,
                 guidance=3.0,
             ),
-            plan=(
-                dict(stage=0, first=True, size=12),
-                dict(stage=1, first=True, size=12),
-                dict(stage=2, first=True, size=16),
-                dict(stage=0, first=False, size=16, groups=4),
-                dict(stage=1, first=False, size=16, groups=4),
-                dict(stage=2, first=False, size=24, groups=4),
+            objective=dict(
+                plan=(
+                    dict(stage=0, first=True, size=12),
+                    dict(stage=1, first=True, size=12),
+                    dict(stage=2, first=True, size=16),
+                    dict(stage=0, first=False, size=16, groups=4),
+                    dict(stage=1, first=False, size=16, groups=4),
+                    dict(stage=2, first=False, size=24, groups=4),
+                ),
             ),
             seed=0,
             videos=24000,

@@ -1,6 +1,8 @@
-"""Trains the embedded Pyramid-Flow denoiser and its text tower on latents of rendered captions.
+"""Trains an embedded generator and its text tower on latents of rendered captions.
 
 python -m experiments.train_generator --config=configs/train_generator.py --workdir=DIR \
+    --config.vae=DIR_OF_TRAIN_VAE
+python -m experiments.train_generator --config=configs/train_nova.py --workdir=DIR \
     --config.vae=DIR_OF_TRAIN_VAE
 
 The same command goes on after a kill. Writes a checkpoint folder that `experiments.generate` reads
@@ -8,6 +10,7 @@ The same command goes on after a kill. Writes a checkpoint folder that `experime
 """
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -15,47 +18,57 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
-from flax import nnx
 
 from experiments import cli
 from experiments.training import Task, say, train, use_all_cores
 from tts_jax.checkpoints import init_params, load_safetensors
-from tts_jax.generators import save_generator
-from tts_jax.generators.pyramid_flow.generator import PyramidFlow, PyramidFlowConfig
-from tts_jax.generators.pyramid_flow.training import SubBatch, loss
-from tts_jax.generators.pyramid_flow.transformer import Transformer
-from tts_jax.generators.pyramid_flow.vae import CausalVideoVAE, posterior_mode
-from tts_jax.language.clip_text import TextTower
+from tts_jax.generators import GENERATORS, save_generator
+from tts_jax.generators.nova import training as nova
+from tts_jax.generators.protocol import Generator
+from tts_jax.generators.pyramid_flow import training as pyramid_flow
+from tts_jax.generators.pyramid_flow.vae import LatentFactors, posterior_mode
 from tts_jax.language.tokenizer import ASSET, open_tokenizer
 from tts_jax.media import write_png
 from tts_jax.worlds import moving_shapes as world
 
+TRAINING = {"pyramid_flow": pyramid_flow, "nova": nova}
 
-def build_generator(config) -> tuple[PyramidFlow, dict]:
+
+def build_generator(config) -> tuple[Generator, dict]:
     """The generator of a training config around a trained VAE, and the VAE's parameters."""
     described = json.loads((Path(config.vae) / "vae.json").read_text())
-    fields = {
-        **described,
-        "transformer": config.transformer.to_dict(),
-        "text": config.text.to_dict(),
-        "sampler": config.sampler.to_dict(),
-    }
-    model = PyramidFlowConfig.from_json(fields)
-    generator = PyramidFlow(model, open_tokenizer(ASSET, model.text.length))
+    parts = {name: config[name].to_dict() for name in ("transformer", "text", "sampler")}
+    build, config_type = GENERATORS[config.generator]
+    model = config_type.from_json({**described, **parts})
+    generator = build(model, {"text": open_tokenizer(ASSET, model.text.length)})
     vae = load_safetensors(Path(config.vae) / "vae.safetensors", generator.abstract_params["vae"])
     return generator, vae
+
+
+def start_params(generator: Generator, config) -> dict:
+    """Parameters that training starts from: fresh ones, or those of `config.initial`'s folders."""
+    networks = {name: part for name, part in generator.networks.items() if name != "vae"}
+    params = {
+        name: init_params(*part, config.seed + index)[1]
+        for index, (name, part) in enumerate(networks.items())
+    }
+    for name, folder in config.initial.items():
+        if folder:
+            params[name] = load_safetensors(Path(folder) / f"{name}.safetensors", params[name])
+    return params
 
 
 def encode_videos(generator, vae, texts, seeds, cache: Path) -> np.ndarray:
     """Latents of rendered captions in the denoiser's scale, cached, [N, T, h, w, C] float16."""
     if cache.exists():
         return np.load(cache)
-    graph, _ = init_params(CausalVideoVAE, generator.config.vae)
+    factors: LatentFactors = generator.config.latent_factors
 
     @jax.jit
     def encode(frames):
-        moments = nnx.merge(graph, vae).encode(frames.astype(jnp.float32) / 127.5 - 1)
-        return generator.config.latent_factors.to_model(posterior_mode(moments)).astype(jnp.float16)
+        pixels = frames.astype(jnp.float32) / 127.5 - 1
+        moments = generator.network({"vae": vae}, "vae").encode(pixels)
+        return factors.to_model(posterior_mode(moments)).astype(jnp.float16)
 
     parts = []
     for i in range(0, len(texts), 64):
@@ -70,7 +83,7 @@ def encode_videos(generator, vae, texts, seeds, cache: Path) -> np.ndarray:
     return np.load(cache)
 
 
-def sample(generator: PyramidFlow):
+def sample(generator: Generator):
     """A jitted (params, conditions [B, ...], key) -> frames [B, T, H, W, 3], one branch each."""
 
     def one(params, condition, key):
@@ -100,9 +113,9 @@ def main(options: flags.FlagValues) -> None:
     use_all_cores()
     config, workdir = options.config, Path(options.workdir)
     generator, vae = build_generator(config)
-    plan = [SubBatch(**part) for part in config.plan]
-    per_device = sum(part.size for part in plan)
-    total = per_device * jax.local_device_count()
+    family = TRAINING[config.generator]
+    objective = family.Objective(**config.objective.to_dict())
+    total = objective.size * jax.local_device_count()
 
     rng = np.random.default_rng(config.seed)
     pools = [[c for c in world.captions("train") if len(world.parse(c)) == n] for n in (1, 2)]
@@ -111,39 +124,12 @@ def main(options: flags.FlagValues) -> None:
     seeds = rng.integers(2**31, size=config.videos)
     latents = encode_videos(generator, vae, texts, seeds, workdir / "latents.npy")
     tokens, _ = generator.tokenizer.tokenize(texts)
-    unconditional, _ = generator.tokenizer.tokenize([""])
-
-    text_graph, text = init_params(TextTower, generator.config.text, config.seed)
-    graph, transformer = init_params(Transformer, generator.config.transformer, config.seed + 1)
-
-    if config.initial:
-        folder = Path(config.initial)
-        text = load_safetensors(folder / "text.safetensors", text)
-        transformer = load_safetensors(folder / "transformer.safetensors", transformer)
-
-    def train_loss(params, batch, key):
-        states, pooled = nnx.merge(text_graph, params["text"])(batch["tokens"])
-        value, figures = loss(
-            graph,
-            params["transformer"],
-            key,
-            batch["latents"].astype(jnp.float32),
-            states,
-            batch["tokens"] != generator.tokenizer.pad_id,
-            pooled,
-            config=generator.config.sampler,
-            plan=plan,
-        )
-        return value, {"loss": value, **figures}
 
     def batch(step):
         draw = np.random.default_rng([config.seed, step])
         rows = draw.integers(config.videos, size=total)
         dropped = draw.random(total) < config.dropout
-        return {
-            "latents": latents[rows],
-            "tokens": np.where(dropped[:, None], unconditional, tokens[rows]),
-        }
+        return {"latents": latents[rows], "tokens": tokens[rows], "dropped": dropped}
 
     held_out = world.sample_captions("test", config.evaluate_captions, 0)
     run = sample(generator)
@@ -162,6 +148,7 @@ def main(options: flags.FlagValues) -> None:
         shown = [np.concatenate(list(frames[i]), 1) for i in (0, 1, 2, 3, -4, -3, -2, -1)]
         write_png(workdir / f"samples_{step:06d}.png", np.concatenate(shown, 0))
         save_generator(workdir / "checkpoint", generator, params)
+        shutil.copy(ASSET, workdir / "checkpoint" / "tokenizer.json")
         return {
             "success": np.mean([g.success for g in grades]),
             "facts": np.mean([g.facts for g in grades]),
@@ -171,8 +158,9 @@ def main(options: flags.FlagValues) -> None:
             "success_two": np.mean([g.success for g in grades[half:]]),
         }
 
-    params = {"text": text, "transformer": transformer}
-    train(Task(params=params, loss=train_loss, batch=batch, evaluate=evaluate), config, workdir)
+    loss = family.make_loss(generator, objective)
+    params = start_params(generator, config)
+    train(Task(params=params, loss=loss, batch=batch, evaluate=evaluate), config, workdir)
 
 
 if __name__ == "__main__":

@@ -25,8 +25,11 @@ from tts_jax.generators.nova.transformer import (
     patchify,
     unpatchify,
 )
-from tts_jax.generators.nova.vae import CausalVideoVAE, VAEConfig, whole_windows
+from tts_jax.generators.nova.vae import CausalVideoVAE, VAEConfig
 from tts_jax.generators.protocol import Look, Params
+from tts_jax.generators.pyramid_flow import vae as pyramid_flow
+from tts_jax.generators.pyramid_flow.vae import LatentFactors
+from tts_jax.language.clip_text import TextConfig, TextTower
 from tts_jax.language.phi import PhiConfig, PhiEncoder, PhiTokenizer
 from tts_jax.language.tokenizer import Tokenizer, open_tokenizer
 from tts_jax.solvers import noise
@@ -38,26 +41,58 @@ NOISE_TAG = 0xFFFFFFFF
 
 @dataclass(frozen=True, kw_only=True)
 class NovaConfig:
-    """The parts of a generator."""
+    """The parts of a generator.
 
-    phi: PhiConfig
+    Attributes:
+      transformer: the networks.
+      vae: the decoder of latents, NOVA's own or Pyramid-Flow's.
+      sampler: how a video is sampled.
+      phi, text: the text encoder, one of them: Phi-2 as published, or a small tower.
+      latent_factors: from the VAE's latents to the transformer's, if it takes more than a scale.
+    """
+
     transformer: TransformerConfig
-    vae: VAEConfig
+    vae: VAEConfig | pyramid_flow.VAEConfig
     sampler: SamplerConfig
+    phi: PhiConfig | None = None
+    text: TextConfig | None = None
+    latent_factors: LatentFactors | None = None
 
     def __post_init__(self):
         vae, transformer = self.vae, self.transformer
+        if (self.phi is None) == (self.text is None):
+            raise ValueError("there is one text encoder, phi or text")
+        if self.latent_factors is None and not isinstance(vae, VAEConfig):
+            raise ValueError("Pyramid-Flow's VAE needs latent_factors")
         if vae.latent_channels != transformer.latent_channels:
             raise ValueError(
                 f"the VAE has {vae.latent_channels} latent channels, "
                 f"the transformer {transformer.latent_channels}"
             )
-        if transformer.text_width != self.phi.width:
+        if transformer.text_width != self.encoder.width:
             raise ValueError(
-                f"the text encoder is {self.phi.width} wide, "
+                f"the text encoder is {self.encoder.width} wide, "
                 f"the transformer wants {transformer.text_width}"
             )
         _ = self.plan  # refuses more segments than steps
+
+    @property
+    def encoder(self) -> PhiConfig | TextConfig:
+        """The text encoder."""
+        return self.phi or self.text
+
+    @property
+    def encoder_name(self) -> str:
+        """The part that the text encoder is."""
+        return "text" if self.phi is None else "phi"
+
+    @property
+    def factors(self) -> LatentFactors:
+        """From the VAE's latents to the transformer's."""
+        if self.latent_factors is not None:
+            return self.latent_factors
+        scale = self.vae.scale
+        return LatentFactors(first_shift=0.0, first_scale=scale, shift=0.0, scale=scale)
 
     @cached_property
     def plan(self) -> Plan:
@@ -85,8 +120,8 @@ class NovaConfig:
         """
         length = self.transformer.text_length
         if (folder / "tokenizer.json").is_file():
-            return {"phi": open_tokenizer(folder / "tokenizer.json", length)}
-        return {"phi": PhiTokenizer(folder / "tokenizer", length)}
+            return {self.encoder_name: open_tokenizer(folder / "tokenizer.json", length)}
+        return {self.encoder_name: PhiTokenizer(folder / "tokenizer", length)}
 
     @classmethod
     def d48w1024_osp480(cls) -> "NovaConfig":
@@ -105,16 +140,23 @@ class NovaConfig:
         Raises:
           TypeError: an unknown or a missing field.
         """
-        parts = {field.name: field.type for field in dataclasses.fields(cls)}
-        unknown = set(fields) - set(parts) - {"name"}
-        missing = set(parts) - set(fields)
+        causal = "encoder_channels" in (fields.get("vae") or {})
+        needed = {
+            "transformer": TransformerConfig,
+            "vae": pyramid_flow.VAEConfig if causal else VAEConfig,
+            "sampler": SamplerConfig,
+        }
+        parts = needed | {"phi": PhiConfig, "text": TextConfig, "latent_factors": LatentFactors}
+        given = {name: values for name, values in fields.items() if values is not None}
+        unknown = set(given) - set(parts) - {"name"}
+        missing = set(needed) - set(given)
         if unknown or missing:
             raise TypeError(f"unknown fields {sorted(unknown)}, missing fields {sorted(missing)}")
 
         def build(part, values):
             return part(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
-        return cls(**{name: build(part, fields[name]) for name, part in parts.items()})
+        return cls(**{name: build(parts[name], given[name]) for name in parts if name in given})
 
 
 @jax.tree_util.register_dataclass
@@ -158,11 +200,12 @@ class Nova(Networks):
 
         Args:
           config: sizes and settings.
-          tokenizers: of "phi", which gives rows of `config.transformer.text_length` tokens.
+          tokenizers: of the text encoder's part, which gives rows of
+            `config.transformer.text_length` tokens.
         """
         self.config = config
         self.tokenizers = tokenizers
-        self.tokenizer = tokenizers["phi"]
+        self.tokenizer = tokenizers[config.encoder_name]
 
     @property
     def text_parts(self) -> tuple[str, ...]:
@@ -172,11 +215,11 @@ class Nova(Networks):
     @property
     def networks(self) -> dict:
         """The module and the config of every part."""
-        config = self.config
+        config, own = self.config, isinstance(self.config.vae, VAEConfig)
         return {
-            "phi": (PhiEncoder, config.phi),
+            config.encoder_name: (PhiEncoder if config.phi else TextTower, config.encoder),
             "transformer": (Transformer, config.transformer),
-            "vae": (CausalVideoVAE, config.vae),
+            "vae": (CausalVideoVAE if own else pyramid_flow.CausalVideoVAE, config.vae),
         }
 
     @property
@@ -215,12 +258,17 @@ class Nova(Networks):
 
         def encode(params, tokens, mask):
             model = self._model(params)
-            states = self.network(params, "phi")(tokens)
+            states = self.read_tokens(params, tokens)
             motion = (jnp.full(len(tokens), x, jnp.float32) for x in (sampler.flow, sampler.rate))
             prompts = model.embed_prompt(model.text.pad(states, mask), *motion)
             return sampler.passes.expand(prompts)
 
         return jax.jit(encode)
+
+    def read_tokens(self, params: Params, tokens: Array) -> Array:
+        """States of the text encoder, [B, L] -> [B, L, D_text]."""
+        states = self.network(params, self.config.encoder_name)(tokens)
+        return states[0] if self.config.phi is None else states
 
     def encode(self, params: Params, prompts: Sequence[str]) -> Condition:
         """Conditions of prompts, each encoded by itself so that none depends on the others.
@@ -463,9 +511,9 @@ class Nova(Networks):
         The last latent frame fills a window that would be dropped; what it shows is left out.
         """
         vae, count = self.network(params, "vae"), len(latents)
-        padding = whole_windows(count) - count
+        padding = self.config.vae.whole_windows(count) - count
         latents = jnp.concatenate([latents, *[latents[-1:]] * padding])
-        pixels = vae.decode(latents[None] / self.config.vae.scale)[0]
+        pixels = vae.decode(self.config.factors.to_vae(latents)[None])[0]
         shown = 1 + self.config.vae.temporal_factor * (count - 1)
         return jnp.clip(pixels[:shown] * 0.5 + 0.5, 0.0, 1.0)
 

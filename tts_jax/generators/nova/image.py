@@ -97,7 +97,8 @@ class FromImage:
         """A branch with the image as its frame 0; see the protocol."""
         branch = self.generator.init(params, condition.text, key)
         noise = normal(fold_in(key, IMAGE_TAG), branch.latents.shape[1:])
-        frame = posterior_sample(condition.moments, noise) * self.generator.config.vae.scale
+        drawn = posterior_sample(condition.moments, noise)[None]
+        frame = self.generator.config.factors.to_model(drawn)[0]
         return self.generator.given(params, condition.text, branch, frame)
 
     def advance(

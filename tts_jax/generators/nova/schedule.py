@@ -120,6 +120,14 @@ class DDPM:
         level = jnp.asarray(self.levels)[timesteps][..., None]
         return jnp.sqrt(level) * clean + jnp.sqrt(1 - level) * noise
 
+    def target(self, clean: Array, noise: Array) -> Array:
+        """What the network is trained to predict: the noise."""
+        return noise
+
+    def times(self, timesteps: Array) -> Array:
+        """What the network is told of timesteps, [B, ...]."""
+        return timesteps
+
 
 @dataclass(frozen=True, kw_only=True)
 class FlowMatching:
@@ -178,6 +186,14 @@ class FlowMatching:
         """
         sigma = jnp.asarray(self.levels)[timesteps][..., None]
         return (1 - sigma) * clean + sigma * noise
+
+    def target(self, clean: Array, noise: Array) -> Array:
+        """What the network is trained to predict: the velocity."""
+        return noise - clean
+
+    def times(self, timesteps: Array) -> Array:
+        """What the network is told of places among the levels of the training, [B, ...]."""
+        return jnp.asarray(self.levels)[timesteps] * self.num_train_timesteps
 
 
 Diffusion = DDPM | FlowMatching

@@ -69,6 +69,11 @@ class VAEConfig:
         """Frames per latent frame, after the first."""
         return 2**self.temporal_levels
 
+    def whole_windows(self, frames: int) -> int:
+        """Latent frames that the decoder's windows need to show so many, at least as many."""
+        stride = DECODER_WINDOW - SHARED
+        return frames if frames <= DECODER_WINDOW else 1 + stride * -(-(frames - 1) // stride)
+
     @classmethod
     def published(cls) -> "VAEConfig":
         """The autoencoder of nova-d48w1024-osp480."""
@@ -302,12 +307,6 @@ class CausalVideoVAE(nnx.Module):
     @property
     def _dtype(self) -> jnp.dtype:
         return self.decoder.conv_in.kernel.dtype
-
-
-def whole_windows(frames: int) -> int:
-    """Latent frames that the decoder's windows need to show so many, at least as many."""
-    stride = DECODER_WINDOW - SHARED
-    return frames if frames <= DECODER_WINDOW else 1 + stride * -(-(frames - 1) // stride)
 
 
 def _in_windows(run: Callable[[Array], Array], x: Array, size: int) -> Array:

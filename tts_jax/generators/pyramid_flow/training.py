@@ -6,7 +6,7 @@ random strength, since at inference the history is the model's own work.
 B batch  G groups  T latent frames  H W latent size  C latent channels. Channels last.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -15,7 +15,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
+from tts_jax.checkpoints import abstract_params
 from tts_jax.generators.pyramid_flow.denoiser import Clip
+from tts_jax.generators.pyramid_flow.generator import PyramidFlow
 from tts_jax.generators.pyramid_flow.history import gather_history, unit_times
 from tts_jax.generators.pyramid_flow.sampler_config import SamplerConfig
 from tts_jax.solvers.flow_matching import pyramid, upsample
@@ -47,6 +49,26 @@ class SubBatch:
     def name(self) -> str:
         """Label of the sub-batch in a report."""
         return f"stage{self.stage}/{'first' if self.first else 'next'}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Objective:
+    """What a training step does.
+
+    Attributes:
+      plan: its sub-batches, of samples on each device.
+    """
+
+    plan: tuple[SubBatch, ...]
+
+    def __post_init__(self):
+        parts = (part if isinstance(part, SubBatch) else SubBatch(**part) for part in self.plan)
+        object.__setattr__(self, "plan", tuple(parts))
+
+    @property
+    def size(self) -> int:
+        """Samples on each device."""
+        return sum(part.size for part in self.plan)
 
 
 class Pair(NamedTuple):
@@ -215,3 +237,36 @@ def loss(
         counts[part.name] = counts.get(part.name, 0) + part.size
         row += part.size
     return sum(sums.values()) / total, {name: sums[name] / counts[name] for name in sums}
+
+
+def make_loss(generator: PyramidFlow, objective: Objective) -> Callable:
+    """The loss of a generator with one text tower; see `loss`.
+
+    Args:
+      generator: the model.
+      objective: what a step does.
+
+    Returns:
+      (params, batch, key) -> (loss, figures). A batch has "latents" [B, T, H, W, C], "tokens"
+      [B, L] and "dropped" [B], whether a sample gets the empty prompt instead of its own.
+    """
+    graph, _ = abstract_params(*generator.networks["transformer"])
+    unconditional, _ = generator.tokenizer.tokenize([""])
+
+    def run(params, batch, key):
+        tokens = jnp.where(batch["dropped"][:, None], unconditional, batch["tokens"])
+        states, pooled = generator.network(params, "text")(tokens)
+        value, figures = loss(
+            graph,
+            params["transformer"],
+            key,
+            batch["latents"].astype(jnp.float32),
+            states,
+            tokens != generator.tokenizer.pad_id,
+            pooled,
+            config=generator.config.sampler,
+            plan=objective.plan,
+        )
+        return value, {"loss": value, **figures}
+
+    return run

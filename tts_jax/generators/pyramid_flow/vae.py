@@ -62,6 +62,10 @@ class VAEConfig:
         """Frames per latent frame, after the first."""
         return 2 ** sum(self.decoder_temporal_up)
 
+    def whole_windows(self, frames: int) -> int:
+        """Latent frames that the decoder needs to show so many: no more."""
+        return frames
+
     @classmethod
     def published(cls) -> "VAEConfig":
         """`causal_video_vae` of rain1011/pyramid-flow-miniflux and rain1011/pyramid-flow-sd3."""
