@@ -16,7 +16,6 @@ from tts_jax.generators.nova.vae import (
     CausalVideoVAE,
     VAEConfig,
     posterior_sample,
-    whole_windows,
 )
 
 TOLERANCE = dict(atol=1e-4, rtol=1e-4)
@@ -100,7 +99,8 @@ def test_windows_that_are_not_filled_are_dropped():
 
 
 def test_whole_windows_show_every_frame():
-    assert [whole_windows(n) for n in (1, 4, 5, 6, 9, 10)] == [1, 4, 5, 9, 9, 13]
+    whole = VAEConfig.published().whole_windows
+    assert [whole(n) for n in (1, 4, 5, 6, 9, 10)] == [1, 4, 5, 9, 9, 13]
 
 
 @pytest.mark.parametrize(
