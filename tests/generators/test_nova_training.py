@@ -85,7 +85,7 @@ def test_as_many_tokens_are_missing_as_in_sampling():
 def test_the_loss_sees_a_prompt_only_where_it_is_told(model, batch):
     graph, params = model
     latents, states, mask = batch
-    objective = training.Objective(size=2, times=2, history_noise=0.1)
+    objective = training.Objective(size=2, targets=3, times=2, history_noise=0.1)
 
     @jax.jit
     def run(states):

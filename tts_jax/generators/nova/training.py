@@ -1,11 +1,11 @@
 """The training loss of NOVA (arXiv 2412.14169, after MAR, arXiv 2406.11838).
 
 The video encoder reads all frames at once, each with the true ones before it. Of every frame a
-random set of tokens, in random order, is known to the image encoder; the patch decoder denoises the
+random set of tokens, in random order, is known to the image encoder; the patch decoder denoises
 others, each at several random times.
 
-B videos  T frames  N tokens of a frame  P channels of one  M condition tokens  L text tokens
-R times of a token
+B videos  T frames  F frames of all videos  N tokens of a frame  P channels of one  D width
+M condition tokens  K denoised tokens  R times of one  L text tokens
 """
 
 import dataclasses
@@ -30,12 +30,14 @@ class Objective:
 
     Attributes:
       size: B, on each device.
+      targets: K; fewer where fewer are missing.
       times: R.
       history_noise: a video's frames are mixed with noise of a strength uniform in [0, this) where
         they are history, since at inference the history is the model's own work.
     """
 
     size: int
+    targets: int
     times: int = 4
     history_noise: float = 0.0
 
@@ -108,7 +110,7 @@ def loss(
       objective: what a step does.
 
     Returns:
-      Mean squared error over missing tokens, and the same of first and of later frames.
+      Mean squared error over denoised tokens, and the same of first and of later frames.
     """
     model = nnx.merge(graph, params)
     size, diffusion = model.config, config.diffusion
@@ -127,10 +129,12 @@ def loss(
 
     def encode(condition, tokens, order, count):
         valid = jnp.arange(size.tokens) < count
-        return model.image(condition, model.blank[...][0], tokens[order], order, valid)[0]
+        features = model.image(condition, model.blank[...][0], tokens[order], order, valid)[0]
+        ranks = count + jnp.arange(objective.targets)
+        places = order[ranks % size.tokens]
+        return features[places], tokens[places], ranks < size.tokens
 
-    features = jax.vmap(encode)(conditions, clean, orders, counts)
-    missing = jnp.argsort(orders, axis=-1) >= counts[:, None]
+    features, clean, missing = jax.vmap(encode)(conditions, clean, orders, counts)
 
     shape = objective.times, *clean.shape[:2]
     timesteps = jax.random.randint(time_key, shape, 0, config.num_train_timesteps)
@@ -144,8 +148,7 @@ def loss(
     def mean(errors, missing):
         return jnp.sum(errors * missing) / jnp.sum(missing)
 
-    by_frame = (x.reshape(batch, frames, -1) for x in (errors, missing))
-    errors, missing = by_frame
+    errors, missing = (x.reshape(batch, frames, -1) for x in (errors, missing))
     return mean(errors, missing), {
         "first": mean(errors[:, 0], missing[:, 0]),
         "next": mean(errors[:, 1:], missing[:, 1:]),
