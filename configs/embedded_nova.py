@@ -1,6 +1,9 @@
-r"""The embedded world and its small NOVA, searched by Tree-of-Frames.
+r"""The embedded world and a small NOVA of it, searched by Tree-of-Frames.
+
+The package has no weights of it: `configs/train_nova.py` says how they are trained.
 
 python -m experiments.generate --config=configs/embedded_nova.py \
+    --config.generator.checkpoint=runs/train_nova/checkpoint \
     --prompt="a red circle moving right and a blue square moving up"
 """
 
@@ -16,7 +19,7 @@ def get_config() -> ConfigDict:
     config.generator = ConfigDict(
         dict(
             name="nova",
-            checkpoint="embedded",  # the one inside the package, or a folder laid out like it
+            checkpoint="runs/train_nova/checkpoint",
             steps=16,
             diffusion_steps=20,
             guidance=3.0,

@@ -28,7 +28,7 @@ from tts_jax.generators.protocol import Generator
 from tts_jax.generators.pyramid_flow import training as pyramid_flow
 from tts_jax.generators.pyramid_flow.vae import LatentFactors, posterior_mode
 from tts_jax.language.tokenizer import ASSET, open_tokenizer
-from tts_jax.media import write_png
+from tts_jax.media import write_bytes, write_png
 from tts_jax.worlds import moving_shapes as world
 
 TRAINING = {"pyramid_flow": pyramid_flow, "nova": nova}
@@ -101,6 +101,15 @@ def sample(generator: Generator):
     return jax.jit(jax.vmap(one, in_axes=(None, 0, 0)))
 
 
+def write_checkpoint(folder: Path, generator: Generator, params: dict) -> None:
+    """Writes a generator of the captioned world, with its tokenizer."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(ASSET, folder / "tokenizer.json")
+    if not (folder / "config.json").is_file():
+        write_bytes(folder / "config.json", json.dumps({"world": "moving_shapes"}).encode())
+    save_generator(folder, generator, params)
+
+
 def define(values: flags.FlagValues) -> None:
     """The program's own flags."""
     flags.DEFINE_string(
@@ -147,8 +156,7 @@ def main(options: flags.FlagValues) -> None:
         half = len(held_out) // 2
         shown = [np.concatenate(list(frames[i]), 1) for i in (0, 1, 2, 3, -4, -3, -2, -1)]
         write_png(workdir / f"samples_{step:06d}.png", np.concatenate(shown, 0))
-        save_generator(workdir / "checkpoint", generator, params)
-        shutil.copy(ASSET, workdir / "checkpoint" / "tokenizer.json")
+        write_checkpoint(workdir / "checkpoint", generator, params)
         return {
             "success": np.mean([g.success for g in grades]),
             "facts": np.mean([g.facts for g in grades]),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from tts_jax.checkpoints import init_params
+from tts_jax.checkpoints import abstract_params
 from tts_jax.generators.nova import sampler as nova
 from tts_jax.generators.nova import training
 from tts_jax.generators.nova.sampler import SamplerConfig
@@ -37,7 +37,9 @@ SAMPLER = SamplerConfig(
 
 @pytest.fixture(scope="module")
 def model():
-    return init_params(Transformer, SIZE)
+    graph, params = abstract_params(Transformer, SIZE)
+    rng = np.random.default_rng(1)
+    return graph, jax.tree.map(lambda leaf: 0.3 * rng.standard_normal(leaf.shape), params)
 
 
 @pytest.fixture(scope="module")
