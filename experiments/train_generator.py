@@ -47,14 +47,15 @@ def build_generator(config) -> tuple[Generator, dict]:
 
 def start_params(generator: Generator, config) -> dict:
     """Parameters that training starts from: fresh ones, or those of `config.initial`'s folders."""
-    networks = {name: part for name, part in generator.networks.items() if name != "vae"}
-    params = {
-        name: init_params(*part, config.seed + index)[1]
-        for index, (name, part) in enumerate(networks.items())
-    }
-    for name, folder in config.initial.items():
-        if folder:
-            params[name] = load_safetensors(Path(folder) / f"{name}.safetensors", params[name])
+    params, abstract = {}, generator.abstract_params
+    for index, (name, network) in enumerate(generator.networks.items()):
+        if name == "vae":
+            continue
+        if config.initial[name]:
+            path = Path(config.initial[name]) / f"{name}.safetensors"
+            params[name] = load_safetensors(path, abstract[name])
+        else:
+            params[name] = init_params(*network, config.seed + index)[1]
     return params
 
 

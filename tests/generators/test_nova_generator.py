@@ -15,6 +15,8 @@ from tts_jax.generators.nova.sampler import Plan, SamplerConfig
 from tts_jax.generators.nova.transformer import TransformerConfig
 from tts_jax.generators.nova.vae import VAEConfig
 from tts_jax.generators.protocol import Generator
+from tts_jax.generators.pyramid_flow import vae as pyramid_flow
+from tts_jax.generators.pyramid_flow.vae import LatentFactors
 from tts_jax.language.phi import PhiConfig
 from tts_jax.parallel import branch_mesh
 from tts_jax.search import Search, load_preset
@@ -286,6 +288,22 @@ def test_a_config_survives_its_file():
     config = build().config
     assert NovaConfig.from_json(dataclasses.asdict(config)) == config
     assert NOISE_TAG > 2**31
+
+
+def test_a_config_has_one_text_encoder_and_the_scale_of_its_latents():
+    config = build().config
+    causal = pyramid_flow.VAEConfig.published()
+    transformer = dataclasses.replace(config.transformer, latent_channels=16)
+    for changes, fault in (
+        (dict(phi=None), "text encoder"),
+        (dict(vae=causal, transformer=transformer), "latent_factors"),
+    ):
+        with pytest.raises(ValueError, match=fault):
+            dataclasses.replace(config, **changes)
+    factors = LatentFactors.flux()
+    other = dataclasses.replace(config, vae=causal, transformer=transformer, latent_factors=factors)
+    assert other.factors == factors and config.factors.scale == config.vae.scale
+    assert NovaConfig.from_json(dataclasses.asdict(other)) == other
 
 
 @pytest.mark.parametrize(
