@@ -39,7 +39,9 @@ SAMPLER = SamplerConfig(
 def model():
     graph, params = abstract_params(Transformer, SIZE)
     rng = np.random.default_rng(1)
-    return graph, jax.tree.map(lambda leaf: 0.3 * rng.standard_normal(leaf.shape), params)
+    return graph, jax.tree.map(
+        lambda leaf: 0.3 * rng.standard_normal(leaf.shape, np.float32), params
+    )
 
 
 @pytest.fixture(scope="module")
