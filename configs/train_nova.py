@@ -2,6 +2,8 @@ r"""The embedded NOVA: 5 frames of 4x4 tokens, each 2x2 latents of the embedded 
 
 python -m experiments.train_generator --config=configs/train_nova.py --workdir=DIR \
     --config.vae=DIR_OF_TRAIN_VAE
+
+Not trained to the end yet: 70 steps of 40 videos lowered the loss from 3.3 to 1.55.
 """
 
 from ml_collections import ConfigDict
