@@ -12,6 +12,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from absl import flags
@@ -110,10 +111,11 @@ def run(
       The exit code: 0; EXIT_BAD_INPUT, where nothing was done; EXIT_FAULT, where something failed
       on the way, or EXIT_INTERRUPTED, and what was done before stays.
     """
-    argv = sys.argv if argv is None else argv
+    argv, hook = sys.argv if argv is None else argv, sys.unraisablehook
     try:
         if threading.current_thread() is threading.main_thread():  # the only one allowed to
             signal.signal(signal.SIGTERM, _stop)
+        sys.unraisablehook = partial(_stop_later, sys.unraisablehook)
         if {"-h", "--help", "-help"} & set(argv[1:]):
             print(doc.strip(), _help(define), sep="\n\n")
             return 0
@@ -127,12 +129,24 @@ def run(
             raise
         print(f"error: {_one_line(error)}", file=sys.stderr)
         return code
+    finally:
+        sys.unraisablehook = hook
     return 0
 
 
 def _stop(number, frame):
     """Ends a terminated program like an interrupted one, so that it cleans up."""
     raise KeyboardInterrupt
+
+
+def _stop_later(otherwise, unraisable):
+    """Interrupts again where the interrupt came while Python could not be: in a destructor, say."""
+    if isinstance(unraisable.exc_value, KeyboardInterrupt):
+        again = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGTERM))
+        again.daemon = True
+        again.start()
+    else:
+        otherwise(unraisable)
 
 
 def _help(define) -> str:

@@ -1,5 +1,9 @@
 """Programs share one way to read a command line and to say what is wrong with it."""
 
+import gc
+import signal
+import time
+
 import jax
 import pytest
 
@@ -140,3 +144,18 @@ def test_the_cache_folder_follows_the_platform(monkeypatch):
     assert str(cli.user_cache()) == "/somewhere"
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert cli.user_cache().name == ".cache"
+
+
+def test_an_interrupt_is_not_lost_where_python_ignores_exceptions(config):
+    def interrupt(*_):
+        gc.callbacks.remove(interrupt)
+        signal.raise_signal(signal.SIGTERM)
+
+    def main(options):
+        gc.callbacks.append(interrupt)
+        gc.collect()
+        time.sleep(30)
+
+    start = time.monotonic()
+    assert run([config], main) == cli.EXIT_INTERRUPTED
+    assert time.monotonic() - start < 20

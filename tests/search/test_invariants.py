@@ -31,7 +31,7 @@ UNITS, BLOCKS = 3, 2
 DEPTH = UNITS * BLOCKS
 
 cheap = settings(
-    max_examples=5,
+    max_examples=3,
     derandomize=True,
     deadline=None,
     phases=[Phase.explicit, Phase.generate],
