@@ -43,7 +43,7 @@ setup(
         "test": [
             "diffusers>=0.42",  # the original of CogVideoX
             "pytest>=8.3",
-            "pytest-xdist>=3.6",  # two processes, see pyproject.toml
+            "pytest-xdist>=3.7",  # two processes, see pyproject.toml
             "hypothesis>=6.100",
             "ruff>=0.9",
             "sentencepiece>=0.2",  # the original of T5's tokenizer
