@@ -179,10 +179,11 @@ def _entry(given: Mapping) -> dict:
       UsageError: no name, or a field that no verifier has.
     """
     given = dict(given)
-    if unknown := [name for name in given if name not in VERIFIER] or "name" not in given:
-        what = f"unknown field {unknown[0]!r}" if isinstance(unknown, list) else "no name"
+    faults = [f"unknown field {name!r}" for name in given if name not in VERIFIER]
+    faults += ["no name"] * ("name" not in given)
+    if faults:
         raise UsageError(
-            f"an entry of config.verifiers has {what}; the fields are {', '.join(VERIFIER)}"
+            f"an entry of config.verifiers has {faults[0]}; the fields are {', '.join(VERIFIER)}"
         )
     return {**VERIFIER, **given}
 
