@@ -46,6 +46,7 @@ setup(
             "pytest-xdist>=3.7",  # two processes, see pyproject.toml
             "hypothesis>=6.100",
             "ruff>=0.9",
+            "selenium>=4.30",  # drives Chromium through the pages
             "sentencepiece>=0.2",  # the original of T5's tokenizer
             "transformers>=5.0",  # the originals of text encoders and tokenizers
             TORCH,

@@ -188,7 +188,7 @@ function look(node) {
   find("inspector").replaceChildren(
     make("div", { class: "body" }, player(sprite(node), `Branch ${label(node.path)}`),
       make("div", {}, make("h3", {}, `Path ${briefLabel(node.path)}`, statusChip(node)),
-        make("table", {}, make("thead", {}, make("tr", {}, make("th", { text: "verifier" }), make("th", { text: "score" }), make("th", { text: "in its round" }), make("th", { text: "rank" }))), body),
+        make("table", {}, make("thead", {}, make("tr", {}, make("th", { text: "verifier" }), make("th", { text: "score" }), make("th", { class: "wide", text: "in its round" }), make("th", { text: "rank" }))), body),
         make("dl", { class: "contender-facts" },
           make("dt", { text: "judged as" }), make("dd", { class: "left", text: round.judges ? (round.stage === null ? "the whole prompt" : `“${tree.stage_prompts[round.stage] ?? tree.prompt}”`) : "not judged" }),
           make("dt", { text: "segments" }), make("dd", { text: `${node.depth} of ${DATA.segments}` }),
