@@ -32,6 +32,7 @@ def get_config() -> ConfigDict:
                 guidance=5.0,
                 segment="unit",  # or stage, step
                 share_root_noise=False,
+                history_programs=3,  # more compile longer and pad the history less
                 tile=256,  # pixels; 0 decodes whole frames
                 window=1,  # latent frames decoded at a time; 0 for all
             ),

@@ -9,8 +9,10 @@ Prints ratios, each from one run on one machine: both sides of a ratio of times 
 - The denoiser's operations for siblings that share their parent's history against those of
   siblings made one by one, for every unit: of the config's generator, and of the published
   miniFLUX at 384p and 768p, traced over shapes with nothing allocated. "Exact" is for a history
-  of the unit's own length; "executed" is for the one program that serves all units after the first,
-  whose history is padded to that of the last unit, as the ledger counts it.
+  of the unit's own length; "executed" is for the program that serves the unit and those beside it,
+  whose history is padded to that of the last of them, as the ledger counts it. "Original" is for
+  siblings made one by one as Pyramid-Flow's own code does: text, history and clip are one sequence
+  in which products that causality masks are computed too; ours leaves them out, shared or not.
 - What travels from the host to the devices in a round.
 
 About 5 minutes on 2 CPU cores with a warm compilation cache, of which 3 go into tracing.
@@ -18,6 +20,7 @@ About 5 minutes on 2 CPU cores with a warm compilation cache, of which 3 go into
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 import json
 import statistics
@@ -42,11 +45,15 @@ from experiments import cli
 from experiments.models import Models, load_models, load_search
 from tts_jax import media
 from tts_jax.checkpoints import abstract_params
+from tts_jax.generators.pyramid_flow import denoiser
+from tts_jax.generators.pyramid_flow import transformer as miniflux
+from tts_jax.generators.pyramid_flow.denoiser import Layout
 from tts_jax.generators.pyramid_flow.draws import draw_block_noises, draw_noise
 from tts_jax.generators.pyramid_flow.sampler import Condition, sample_unit
 from tts_jax.generators.pyramid_flow.sampler_config import SamplerConfig
 from tts_jax.generators.pyramid_flow.transformer import Transformer, TransformerConfig
 from tts_jax.language.stage_prompts import StagePrompts
+from tts_jax.nn.attention import attend
 from tts_jax.search import Ledger, Search, SearchResult, load_preset
 from tts_jax.search.flops import count_flops
 from tts_jax.search.presets import Preset
@@ -271,25 +278,50 @@ def measure_sharing(
       units: how many, from the first on; 0 for all.
 
     Returns:
-      `units`: for each, `exact` and `executed`, pairs of operations with sharing and without.
-      `total`: the ratios of their sums, where all units are counted.
+      `units`: for each, `exact` and `executed`, pairs of operations with sharing and without, and
+      `original`, such a pair for an exact history and the form of the original code.
+      `total`: their sums.
     """
     graph, params = abstract_params(Transformer, transformer)
 
-    def count(sampler, unit):
-        return sibling_flops(graph, params, transformer, sampler, text, unit, children)
+    @functools.cache
+    def count(first, history, together):
+        padded = dataclasses.replace(sampler, history=history)
+        unit = 0 if first else 1
+        return sibling_flops(graph, params, transformer, padded, text, unit, children, together)
 
-    last = sampler.num_units - 1
-    first, padded = count(sampler, 0), count(sampler, last) if last else None
-    rows = [{"exact": first, "executed": first}]
-    for unit in range(1, units or sampler.num_units):
-        frames = sampler.unit_start(unit) + sampler.frames_per_unit
-        exact = padded if unit == last else count(dataclasses.replace(sampler, frames=frames), unit)
-        rows.append({"exact": exact, "executed": padded})
-    total = {
-        kind: [sum(row[kind][i] for row in rows) for i in (0, 1)] for kind in ("exact", "executed")
-    }
+    rows = []
+    for unit in range(units or sampler.num_units):
+        first, history = unit == 0, sampler.unit_start(unit)
+        exact, executed = (
+            tuple(count(first, frames, together) for together in (True, False))
+            for frames in (history, sampler.history_of(unit))
+        )
+        with in_one_sequence():
+            original = exact[0], count.__wrapped__(first, history, False)
+        rows.append({"exact": exact, "original": original, "executed": executed})
+    total = {kind: [sum(row[kind][i] for row in rows) for i in (0, 1)] for kind in rows[0]}
     return {"units": rows, "total": total}
+
+
+@contextlib.contextmanager
+def in_one_sequence() -> Iterator[None]:
+    """Makes miniFLUX attend as the original does: every token to every other, then a mask.
+
+    The mask, which costs no operations, is left out: programs traced here are to be counted only.
+    """
+
+    def attend_jointly(context, own, layout: Layout, implementation: str):
+        joint = [jnp.concatenate(pair, axis=1) for pair in zip(context, own, strict=True)]
+        heads = attend(*joint, implementation=implementation)
+        heads = heads.reshape(*heads.shape[:2], -1)
+        return jnp.split(heads, [context[0].shape[1]], axis=1)
+
+    with (
+        mock.patch.object(denoiser, "attend_causally", attend_jointly),
+        mock.patch.object(miniflux, "attend_causally", attend_jointly),
+    ):
+        yield
 
 
 def sibling_flops(
@@ -300,20 +332,19 @@ def sibling_flops(
     text: int,
     unit: int,
     children: int,
-) -> tuple[int, int]:
-    """Operations for the children of one parent, together and one by one.
+    together: bool,
+) -> int:
+    """Operations for the children of one parent.
 
     Args:
       graph, params: of the denoiser; shapes are enough.
       transformer: its sizes.
-      sampler: how a video is sampled; the history is as long as that of its last unit.
+      sampler: how a video is sampled, and what the history is padded to.
       text: tokens of a prompt.
       unit: the children's.
       children: how many.
-
-    Returns:
-      Of one call that maps over keys and leaves the parent unmapped; of `children` calls with a
-      key each.
+      together: in one call that maps over keys and leaves the parent unmapped, or in `children`
+        calls with a key each.
     """
     first = unit == 0
     frames = sampler.unit_frames(first)
@@ -345,10 +376,11 @@ def sibling_flops(
         shape(sampler.frames, sampler.height, sampler.width, sampler.channels),
         shape(dtype=jnp.int32),
     )
-    key = jax.eval_shape(lambda: jax.random.key(0))
+    if not together:
+        key = jax.eval_shape(lambda: jax.random.key(0))
+        return children * count_flops(child, *args, key)
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), children))
-    family = jax.vmap(child, (None, None, None, None, 0))
-    return count_flops(family, *args, keys), children * count_flops(child, *args, key)
+    return count_flops(jax.vmap(child, (None, None, None, None, 0)), *args, keys)
 
 
 def _table(title: str, columns: Sequence[str]) -> Table:
@@ -385,14 +417,13 @@ def _print_transfers(console: Console, transfers: Mapping) -> None:
 def _print_sharing(console: Console, name: str, children: int, found: Mapping) -> None:
     rows = {str(i): row for i, row in enumerate(found["units"])} | {"all": found["total"]}
     unit, size = ("T", 1e12) if found["total"]["exact"][1] > 1e12 else ("G", 1e9)
-    columns = (
-        f"{kind}\n{what}" for kind in ("exact", "executed") for what in ("shared", "alone", "ratio")
-    )
+    kinds = "exact", "original", "executed"
+    columns = (f"{kind}\n{what}" for kind in kinds for what in ("shared", "alone", "ratio"))
     title = f"{name}: {unit}FLOP of the denoiser for {children} siblings"
     table = _table(title, ["\nunit", *columns])
     for label, row in rows.items():
         cells = []
-        for shared, alone in (row["exact"], row["executed"]):
+        for shared, alone in (row[kind] for kind in kinds):
             cells += [f"{shared / size:.1f}", f"{alone / size:.1f}", f"{shared / alone:.3f}"]
         table.add_row(label, *cells)
     console.print(table)

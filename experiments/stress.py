@@ -94,8 +94,8 @@ def main(options: flags.FlagValues, argv: Sequence[str]) -> None:
                 " ".join(str(saved) for _, saved in kills),
                 ", ".join(runs[-1].differing) or "yes",
             )
-            if console.is_terminal:
-                console.print(f"{number + 1} of {options.kills}", end="\r")
+            end = "\r" if console.is_terminal else "\n"
+            console.print(f"{number + 1} of {options.kills} runs killed and finished", end=end)
         console.print(table)
     survived = sum(not run.differing for run in runs)
     console.print(f"{survived} of {options.kills} survived")

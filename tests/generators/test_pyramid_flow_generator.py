@@ -52,7 +52,8 @@ def same(found, wanted, atol=1e-5):
 
 def test_follows_the_protocol(generator, make_generator):
     assert isinstance(generator, Generator)
-    assert [generator.program(s) for s in range(4)] == ["first", "next", "next", "next"]
+    first, *later = [generator.program(s) for s in range(4)]
+    assert first not in later and len(set(later)) == 1
     assert [generator.nfe(s) for s in range(4)] == [8, 8, 8, 8]
     assert make_generator(guidance_first=0.0).nfe(1) == 4
 

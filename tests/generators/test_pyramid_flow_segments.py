@@ -137,6 +137,19 @@ def test_segments_add_up_to_units_and_share_few_programs(toy, make_generator):
     assert len({long.program(s) for s in range(long.num_segments)}) == 2 * 7
 
 
+def test_programs_that_pad_the_history_less_make_the_same_video(toy):
+    def padded(generator):
+        return [generator.config.sampler.history_of(unit) for unit in range(5)]
+
+    one, two, many = (toy("unit", frames=9, history_programs=count) for count in (1, 2, 9))
+    assert padded(one) == [0, 7, 7, 7, 7]
+    assert padded(two) == [0, 3, 3, 7, 7]
+    assert padded(many) == [0, 1, 3, 5, 7]
+    assert len({two.program(s) for s in range(5)}) == 3
+    videos = [grow(generator, jax.random.key(0), range(5))[-1] for generator in (one, two)]
+    same(*videos)
+
+
 def recorded_noises(config, key, unit):
     frames, first = config.unit_frames(unit == 0), unit == 0
     key = jax.random.fold_in(key, unit)
@@ -218,7 +231,7 @@ def test_a_branch_shows_finished_units_and_the_clean_estimate_of_the_next(grown)
         else:
             with pytest.raises(ValueError, match="no unit"):
                 estimate(segment, "committed")
-        stage = generator.program(segment).stage
+        stage = generator.program(segment).block.stage
         if stage == 0:
             made = clean[len(done) :]
             np.testing.assert_array_equal(made, upsample(made[:, ::2, ::2]))
@@ -285,7 +298,7 @@ def test_forks_differ_where_the_generator_says_so(toy, fields, stochastic):
         advance = jax.vmap(generator.advance, (None, None, None, 0, None))
         keys = jax.random.split(jax.random.key(1), 2)
         children = advance(None, CONDITION, branches[segment - 1], keys, segment)
-        made = children.latents if generator.program(segment).ends else children.state
+        made = children.latents if generator.program(segment).block.ends else children.state
         forks.append(bool((made[0] != made[1]).any()))
     assert (bool(forks) and all(forks)) == stochastic
 

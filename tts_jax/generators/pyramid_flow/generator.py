@@ -9,6 +9,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -46,6 +47,20 @@ from tts_jax.solvers.noise import Key, fold_in, normal
 
 # Children are fold_in(key, index); no child has this index.
 NOISE_TAG = 0xFFFFFFFF
+
+
+class Program(NamedTuple):
+    """What is static of a segment: equal ones share an executable.
+
+    Attributes:
+      first: whether it belongs to the first unit.
+      history: latent frames that the history is padded to.
+      block: its denoiser steps; None where a segment is a unit.
+    """
+
+    first: bool
+    history: int
+    block: Block | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -256,6 +271,10 @@ class PyramidFlow(Networks):
         start = self._start(self._static_place(depth - 1), block)
         return block.stage, last_ratio(self.config.sampler, block, start)
 
+    def _sampler(self, history: int) -> SamplerConfig:
+        """The sampler with its history padded to so many frames."""
+        return dataclasses.replace(self.config.sampler, history=history)
+
     def _model(self, params: Params):
         return self.network(params, "transformer")
 
@@ -316,12 +335,11 @@ class PyramidFlow(Networks):
                 raise ValueError(f"a traced segment may be of {len(programs)} programs; name one")
             (program,) = programs
         key = fold_in(key, NOISE_TAG)
-        if isinstance(program, Block):
-            return self._advance_block(params, condition, branch, key, segment, program)
-        return self._advance_unit(params, condition, branch, key, segment, program == "first")
+        advance = self._advance_block if program.block else self._advance_unit
+        return advance(params, condition, branch, key, segment, program)
 
-    def _advance_unit(self, params, condition, branch, key, unit, first):
-        sampler = self.config.sampler
+    def _advance_unit(self, params, condition, branch, key, unit, program: Program):
+        sampler, first = self._sampler(program.history), program.first
         noise, held = self._initial_noise(branch, key, unit, first)
         frames = sampler.unit_frames(first)
         *_, made = sample_unit(
@@ -337,8 +355,8 @@ class PyramidFlow(Networks):
         )
         return dataclasses.replace(self._commit(branch, made, unit), noise=held)
 
-    def _advance_block(self, params, condition, branch, key, segment, block: Block):
-        sampler = self.config.sampler
+    def _advance_block(self, params, condition, branch, key, segment, program: Program):
+        sampler, block = self._sampler(program.history), program.block
         place = self._place(segment, block.first)
         unit = place.unit
         start = 0 if block.enters else self._start(place, block)
@@ -426,7 +444,8 @@ class PyramidFlow(Networks):
         return branch.latents[: sampler.unit_start(units)]
 
     def _estimate_unit(self, params, condition, branch, segment, look):
-        sampler, unit = self.config.sampler, self._static_place(segment).unit
+        unit = self._static_place(segment).unit
+        sampler = self._sampler(self.config.sampler.history_of(unit))
         stage, ratio = self._level(segment + 1)
         first = unit == 0
         state = self._state(branch, stage, first)
@@ -469,9 +488,9 @@ class PyramidFlow(Networks):
         Raises:
           ValueError: segments are units, `to` is in another unit or later, or nothing is noisy.
         """
-        sampler = self.config.sampler
         self._check_renoise(segment, to)
         unit = self._static_place(to).unit
+        sampler = self._sampler(self.config.sampler.history_of(unit))
         first, begin = unit == 0, sampler.unit_start(unit)
         frames = sampler.unit_frames(first)
         committed = branch.latents[begin : begin + frames]
@@ -545,8 +564,8 @@ class PyramidFlow(Networks):
             return self.config.sampler.unit_steps(segment == 0) * self._calls_per_step
         return self._block(segment).steps * self._calls_per_step
 
-    def program(self, segment: int) -> Hashable:
-        """Units: one program for unit 0, one for all others. Else one for each kind of block."""
-        if self.config.sampler.segment == "unit":
-            return "first" if segment == 0 else "next"
-        return self._block(segment)
+    def program(self, segment: int) -> Program:
+        """What is static of a segment; see the protocol."""
+        unit, sampler = self._static_place(segment).unit, self.config.sampler
+        block = None if sampler.segment == "unit" else self._block(segment)
+        return Program(unit == 0, sampler.history_of(unit), block)

@@ -32,8 +32,8 @@ class Slot:
 
 
 def history_slots(config: SamplerConfig, stage: int) -> tuple[Slot, ...]:
-    """The history clips of a stage, oldest first, large enough for the last unit of a video."""
-    longest = config.unit_start(config.num_units - 1)
+    """The history clips of a stage, oldest first, of `config.longest_history` frames in all."""
+    longest = config.longest_history
     slots, level, back = [], stage, 0
     while back < longest:
         frames = min(config.frames_per_unit, longest - back)
@@ -53,7 +53,8 @@ def gather_history(
       config: the sampler's settings.
       latents: all frames of the video at full resolution, [B, frames, H, W, C]; frames from the
         unit on may hold anything.
-      unit: unit index, at least 1; may be traced.
+      unit: unit index, at least 1; may be traced. No more than `config.longest_history` frames are
+        before it.
       stage: stage index.
 
     Returns:

@@ -45,6 +45,10 @@ class SamplerConfig:
       tile: side in pixels of the overlapping squares that are decoded one after the other and
         blended, which gives slightly other pixels; 0 for whole frames.
       window: latent frames that are decoded at a time, which changes memory alone; 0 for all.
+      history_programs: the most programs that the units after the first frame share. Each serves
+        units that follow one another, their histories padded to that of the last: more of them
+        take longer to compile and waste fewer operations on padding.
+      history: latent frames that the history is padded to; 0 for those before the last unit.
       negative_prompt: what guidance leads away from.
       prompt_suffix: appended to every prompt.
       stages, stage_range, gamma, shift, num_train_timesteps: see `PyramidSchedule`.
@@ -67,6 +71,8 @@ class SamplerConfig:
     draft_steps: int = 0
     tile: int = 0
     window: int = 0
+    history_programs: int = 1
+    history: int = 0
     negative_prompt: str = ""
     prompt_suffix: str = ""
     stages: int = 3
@@ -96,6 +102,8 @@ class SamplerConfig:
             )
         if self.tile < 0 or self.window < 0:
             raise ValueError(f"tile {self.tile} and window {self.window} must not be negative")
+        if self.history_programs < 1:
+            raise ValueError(f"{self.history_programs} history_programs; there is at least one")
         coarsest = 2**self.stages
         if self.height % coarsest or self.width % coarsest:
             raise ValueError(
@@ -116,6 +124,7 @@ class SamplerConfig:
             guidance=5.0,
             tile=256,
             window=1,
+            history_programs=3,
             negative_prompt=PUBLISHED_NEGATIVE,
             prompt_suffix=", hyper quality, Ultra HD, 8K",
         )
@@ -134,6 +143,7 @@ class SamplerConfig:
             guidance=5.0,
             tile=256,
             window=1,
+            history_programs=3,
             negative_prompt=PUBLISHED_NEGATIVE,
             prompt_suffix=", hyper quality, Ultra HD, 8K",
         )
@@ -173,6 +183,18 @@ class SamplerConfig:
         if isinstance(unit, int) and unit == 0:
             return 0
         return 1 + (unit - 1) * self.frames_per_unit
+
+    @property
+    def longest_history(self) -> int:
+        """Latent frames that the history is padded to."""
+        return self.history or self.unit_start(self.num_units - 1)
+
+    def history_of(self, unit: int) -> int:
+        """Latent frames that the history of a unit is padded to by the program that makes it."""
+        later = self.num_units - 1
+        count = min(self.history_programs, later)
+        ends = (block_start(group + 1, later, count) for group in range(count))
+        return self.unit_start(next(end for end in ends if end >= unit)) if unit else 0
 
     def segments_of_stage(self, stage: int, first: bool) -> int:
         """Segments that a stage is divided into, where it is at all."""
