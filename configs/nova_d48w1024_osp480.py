@@ -39,7 +39,7 @@ def get_config() -> ConfigDict:
                 flow=5.0,  # from 1, little motion, to 10
                 rate=12.0,
                 segments_per_frame=1,  # more: searches can also fork inside a frame
-                rooms=4,
+                rooms=8,
                 fork="both",  # or "order", "tokens"
                 cache=True,
             ),

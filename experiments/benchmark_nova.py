@@ -12,6 +12,7 @@ nova-d48w1024-osp480 with its published sampler; counted over shapes, nothing is
   published; on as many as the programs have room for, as executed; and on all tokens, the missing
   ones masked.
 - Siblings of one parent, together and one by one, for the first frame and a later one.
+- A later frame of one sibling with all three, and in the plain form that has none of them.
 """
 
 import dataclasses
@@ -67,8 +68,8 @@ def measure_cache(config: NovaConfig) -> dict:
     """Operations of the video encoder for a video.
 
     Returns:
-      `cached` and `again`: with a cache, and reading all frames for each one; `bytes`: of the cache
-      of a branch, in 16-bit numbers.
+      `cached` and `again`: with a cache, and reading all frames again for each one; the same with
+      `_frame`: of a later frame; `bytes`: of the cache of a branch, in 16-bit numbers.
     """
     found = {}
     for name, cache in (("cached", True), ("again", False)):
@@ -85,6 +86,7 @@ def measure_cache(config: NovaConfig) -> dict:
             for frame in (0, 1)
         )
         found[name] = first + (sampler.frames - 1) * later
+        found[f"{name}_frame"] = later
         if cache:
             found["bytes"] = 2 * (counter.branch.cache.keys.size + counter.branch.cache.values.size)
     return found
@@ -165,7 +167,11 @@ def main(options: flags.FlagValues) -> int:
     cache = measure_cache(config)
     visible = measure_visible(config)
     sharing = measure_sharing(config, options.children)
-    figures = {"cache": cache, "visible": visible, "sharing": sharing}
+    shared, alone = (work // options.children for work in sharing["next"])
+    plain = alone + visible["masked"] - visible["room"] + cache["again_frame"]
+    plain -= cache["cached_frame"]
+    child = {"ours": shared, "plain": plain}
+    figures = {"cache": cache, "visible": visible, "sharing": sharing, "child": child}
 
     table = Table(box=box.SIMPLE_HEAD)
     for i, column in enumerate(("", "TFLOP", "against", "TFLOP", "ratio")):
@@ -182,6 +188,7 @@ def main(options: flags.FlagValues) -> int:
     row("frame, room for them", visible["room"], "masked", visible["masked"])
     for name, (shared, alone) in sharing.items():
         row(f"{options.children} siblings, {name} frame", shared, "one by one", alone)
+    row("frame of a child, all of these", child["ours"], "plain", child["plain"])
     console.print(table)
     if options.output:
         text = json.dumps(figures, indent=2) + "\n"

@@ -167,6 +167,12 @@ def test_groups_have_room_for_all_their_steps(tokens, steps, rooms, parts):
         assert group.known is None or plan.starts[group.end] <= group.known <= tokens
 
 
+def test_the_published_rooms_waste_little():
+    plan = Plan.of(SamplerConfig(), 1440)
+    room = sum((g.end - g.begin) * (g.known or 0) for g in plan.groups(0))
+    assert room <= 1.17 * sum(plan.starts[1:-1])
+
+
 def test_a_video_does_not_depend_on_rooms_or_segments_or_the_cache(params):
     wanted = grow(build(fork="tokens"), params, (1, 2, 3)).latents
     assert np.isfinite(wanted).all() and np.abs(wanted).min(0).max() > 0

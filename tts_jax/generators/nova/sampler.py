@@ -68,7 +68,7 @@ class SamplerConfig:
     draft_steps: int = 32
     draft_diffusion_steps: int = 25
     segments_per_frame: int = 1
-    rooms: int = 4
+    rooms: int = 8
     fork: str = "both"
     cache: bool = True
     guidance: float = 7.0
@@ -192,14 +192,10 @@ class Plan:
         return np.append(0, np.cumsum(self.sizes))
 
     def groups(self, part: int) -> list[Group]:
-        """The steps of a segment of the frame, in groups."""
-        starts, tokens = self.starts, sum(self.sizes)
-        room = -(-tokens // self.rooms)
+        """The steps of a segment of the frame, in groups that share a room."""
         groups: list[Group] = []
         for step in range(self.segments[part], self.segments[part + 1]):
-            known = None
-            if step + 1 < len(self.sizes):
-                known = min(tokens, -(-int(starts[step + 1]) // room) * room)
+            known = self._room(step)
             if groups and groups[-1].known == known:
                 last = groups.pop()
                 most = max(last.most, self.sizes[step])
@@ -207,6 +203,20 @@ class Plan:
             else:
                 groups.append(Group(step, step + 1, known, self.sizes[step]))
         return groups
+
+    def _room(self, step: int) -> int | None:
+        """Places for the tokens that are known after a step; None after the last.
+
+        Rooms serve equally many steps, each as many tokens as its last step leaves: of 126 steps
+        with 8 rooms, 1.16 times the tokens known, where equal differences of size take 1.19.
+        """
+        encoded = len(self.sizes) - 1
+        if step == encoded:
+            return None
+        count = min(self.rooms, encoded)
+        room = ((step + 1) * count - 1) // encoded
+        last = ((room + 1) * encoded) // count
+        return int(self.starts[last])
 
     def calls(self, part: int) -> int:
         """Calls of the image encoder in a segment: one before the first step, one after each but
