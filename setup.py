@@ -27,6 +27,11 @@ REQUIRED = [
 # Exact: the reference outputs were made with it. Reads .bin and .pt checkpoints.
 TORCH = "torch==2.13.0"
 
+# The TPU compiler, of the version that jax 0.10.2 is made for; it needs no TPU. Tests of plans need
+# it as the program does: what is read from its text cannot be tested without it. Beside a CPU it
+# costs jax a second at the start, unless JAX_PLATFORMS=cpu is set.
+COMPILER = "libtpu==0.0.42.*"
+
 setup(
     name="tts_jax",
     version="0.1.0",
@@ -50,8 +55,10 @@ setup(
             "sentencepiece>=0.2",  # the original of T5's tokenizer
             "transformers>=5.0",  # the originals of text encoders and tokenizers
             TORCH,
+            COMPILER,
         ],
         "converters": [TORCH],
+        "plan": [COMPILER],
         "cuda": ["jax[cuda13]>=0.10.2"],
         "tpu": ["jax[tpu]>=0.10.2"],
     },

@@ -23,6 +23,7 @@ def get_config() -> ConfigDict:
             generator=dict(
                 name="cogvideox",
                 checkpoint="checkpoints/cogvideox_2b",
+                attention="auto",  # or xla, blocks, cudnn, splash
                 frames=49,
                 height=480,
                 width=720,

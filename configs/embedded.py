@@ -43,6 +43,7 @@ def get_config() -> ConfigDict:
             generator=dict(
                 name="pyramid_flow",
                 checkpoint="embedded",  # the one inside the package, or a folder laid out like it
+                attention="auto",  # or xla, blocks, cudnn, splash
                 share_root_noise=False,
                 segment="unit",  # or stage, or step: searches then fork inside units too
                 steps_per_segment=2,  # of "step"

@@ -20,6 +20,7 @@ def get_config() -> ConfigDict:
         dict(
             name="nova",
             checkpoint="runs/train_nova/checkpoint",
+            attention="auto",
             steps=16,
             diffusion_steps=20,
             guidance=3.0,

@@ -24,6 +24,7 @@ def get_config() -> ConfigDict:
             generator=dict(
                 name="nova",
                 checkpoint="checkpoints/nova_d48w1024_osp480",
+                attention="auto",  # or xla, blocks, cudnn, splash
                 image="",  # a picture to start from
                 frames=9,  # latent; 1 is an image
                 steps=128,

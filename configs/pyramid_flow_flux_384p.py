@@ -22,6 +22,7 @@ def get_config() -> ConfigDict:
             generator=dict(
                 name="pyramid_flow",
                 checkpoint="checkpoints/pyramid_flow_flux_384p",
+                attention="auto",  # or xla, blocks, cudnn, splash
                 image="",  # a picture to start from; the published guidance is then 4
                 frames=16,  # latent, eight times fewer than those of the video
                 height=48,

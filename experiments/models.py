@@ -7,15 +7,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 
+import jax
+import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from experiments.cli import UsageError, user_cache
 from experiments.memory import MemoryPlan
 from tts_jax.checkpoints import CheckpointError
-from tts_jax.generators import EMBEDDED, load_generator
+from tts_jax.generators import EMBEDDED, load_generator, open_generator
 from tts_jax.generators.protocol import Generator
 from tts_jax.language.stage_prompts import StagePrompts, load_stage_prompts
 from tts_jax.parallel import branch_mesh
+from tts_jax.planning.published import published_generator, published_verifier
 from tts_jax.search import (
     Search,
     SearchConfigError,
@@ -24,8 +27,9 @@ from tts_jax.search import (
     outline_of,
     plan,
 )
-from tts_jax.verifiers import load_verifier
+from tts_jax.verifiers import TRAINED, WEIGHT_FREE, load_verifier, open_verifier
 from tts_jax.verifiers.panel import Panel
+from tts_jax.verifiers.protocol import Verifier
 
 WORLDS = ("moving_shapes",)
 
@@ -135,13 +139,7 @@ def load_models(
             load_verifier(e["name"], _checkpoint(e["checkpoint"]), e["texts"], e["options"])
             for e in entries
         ]
-        panel = Panel(
-            [verifier for verifier, _ in loaded],
-            [float(e["weight"]) for e in entries],
-            config.panel.aggregation,
-            guards={e["name"]: e["floor"] for e in entries if e["floor"] is not None},
-            held_out=[e["name"] for e in entries if e["held_out"]],
-        )
+        panel = _panel(config, [verifier for verifier, _ in loaded])
         for verifier, params in loaded:
             memory.add(verifier.name, params, "search")
     except ValueError as error:
@@ -155,6 +153,71 @@ def load_models(
         stage_prompts=stage_prompts,
         memory=memory,
         conditions=conditions,
+    )
+
+
+def open_models(config: Mapping, dtype) -> tuple[Generator, dict, Panel, dict[str, dict]]:
+    """What `load_models` loads, with shapes in the place of parameters, for plans.
+
+    Args:
+      config: of an experiment.
+      dtype: of the parameters of converted checkpoints. Where there is no folder, the published
+        model of that name is meant.
+
+    Returns:
+      The generator and its parameters' shapes, the panel and those of each verifier.
+
+    Raises:
+      UsageError: a name or a number that does not exist.
+      CheckpointError: a folder that holds something else.
+    """
+    fields = dict(config.generator)
+    name, checkpoint = fields.pop("name"), _checkpoint(fields.pop("checkpoint"))
+    try:
+        if checkpoint is None or checkpoint.is_dir():
+            generator = open_generator(name, checkpoint, **fields)
+        else:
+            fields.pop("image", None)
+            generator = published_generator(name, checkpoint, **fields)
+        params = _shapes(generator.abstract_params, None if checkpoint is None else dtype)
+        verifiers, verifier_params = [], {}
+        for entry in map(_entry, config.verifiers):
+            verifier, own = _open_verifier(entry, dtype)
+            verifiers.append(verifier)
+            verifier_params[verifier.name] = own
+        return generator, params, _panel(config, verifiers), verifier_params
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+def _open_verifier(entry: Mapping, dtype) -> tuple[Verifier, dict]:
+    name, folder = entry["name"], _checkpoint(entry["checkpoint"])
+    if folder is None or folder.is_dir() or name in WEIGHT_FREE:
+        verifier = open_verifier(name, folder, entry["texts"], entry["options"])
+    else:
+        verifier = published_verifier(name, entry["options"])
+    stored = dtype if folder is not None and name not in TRAINED else None
+    return verifier, _shapes(getattr(verifier, "abstract_params", {}), stored)
+
+
+def _shapes(tree: Mapping, dtype) -> dict:
+    """Shapes of parameters, floating-point ones in another type if one is given."""
+
+    def shape(x):
+        convert = dtype is not None and jnp.issubdtype(x.dtype, jnp.floating)
+        return jax.ShapeDtypeStruct(x.shape, dtype if convert else x.dtype)
+
+    return jax.tree.map(shape, tree)
+
+
+def _panel(config: Mapping, verifiers: Sequence[Verifier]) -> Panel:
+    entries = [_entry(entry) for entry in config.verifiers]
+    return Panel(
+        verifiers,
+        [float(e["weight"]) for e in entries],
+        config.panel.aggregation,
+        guards={e["name"]: e["floor"] for e in entries if e["floor"] is not None},
+        held_out=[e["name"] for e in entries if e["held_out"]],
     )
 
 

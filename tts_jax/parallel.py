@@ -36,17 +36,31 @@ def branch_mesh(devices: int = 0) -> Mesh:
 
 def replicate(tree: Any, mesh: Mesh) -> Any:
     """A copy of every leaf on every device of the mesh."""
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+    return _put(tree, NamedSharding(mesh, PartitionSpec()))
 
 
 def split(tree: Any, mesh: Mesh) -> Any:
     """Leaves [B, ...] divided over the branch axis; B is a multiple of its size."""
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec(BRANCH)))
+    return _put(tree, NamedSharding(mesh, PartitionSpec(BRANCH)))
+
+
+def _put(tree: Any, sharding: NamedSharding) -> Any:
+    """Arrays where they shall lie; on devices that are not there, their shapes with the sharding."""
+    if sharding.mesh.devices.flat[0] in jax.devices():
+        return jax.device_put(tree, sharding)
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
 
 
 def first_copy(tree: Any) -> Any:
-    """Of leaves that every device holds whole, what the first of this process holds."""
-    return jax.tree.map(lambda x: x.addressable_shards[0].data, tree)
+    """Of leaves that every device holds whole, what the first of this process holds.
+
+    Shapes, which no device holds, stay what they are.
+    """
+
+    def first(x):
+        return x if isinstance(x, jax.ShapeDtypeStruct) else x.addressable_shards[0].data
+
+    return jax.tree.map(first, tree)
 
 
 def over_branches(function: Callable, mesh: Mesh, shared: int) -> Callable:

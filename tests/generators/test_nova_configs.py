@@ -17,7 +17,7 @@ def test_the_sampler_is_the_published_one():
     config = published.get_config()
     fields = dict(config.generator)
     assert fields.pop("name") == "nova" and fields.pop("checkpoint").endswith("osp480")
-    assert fields.pop("image") == ""
+    assert fields.pop("image") == "" and fields.pop("attention") == "auto"
     sampler = NovaConfig.d48w1024_osp480().sampler
     assert dataclasses.replace(sampler, **fields) == sampler
     assert json.loads(config.to_json())

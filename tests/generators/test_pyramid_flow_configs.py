@@ -27,7 +27,7 @@ def test_the_sampler_is_the_published_one(name):
     config = load(name).get_config()
     fields = dict(config.generator)
     assert fields.pop("name") == "pyramid_flow" and fields.pop("checkpoint").endswith(name)
-    assert fields.pop("image") == ""
+    assert fields.pop("image") == "" and fields.pop("attention") == "auto"
     published = getattr(SamplerConfig, f"published_{name[-4:]}")()
     assert dataclasses.replace(published, **fields) == published
     assert json.loads(config.to_json())

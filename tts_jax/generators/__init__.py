@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from tts_jax.checkpoints import CheckpointError, load_parts, save_safetensors
@@ -11,6 +12,7 @@ from tts_jax.generators.nova.generator import Nova, NovaConfig
 from tts_jax.generators.protocol import Generator
 from tts_jax.generators.pyramid_flow import image as pyramid_flow_image
 from tts_jax.generators.pyramid_flow.generator import PyramidFlow, PyramidFlowConfig
+from tts_jax.nn.attention import check
 
 EMBEDDED = Path(__file__).parent.parent / "assets"
 
@@ -23,30 +25,14 @@ GENERATORS = {
 FROM_IMAGE = {"pyramid_flow": pyramid_flow_image, "nova": nova_image}
 
 
-def load_generator(
+def open_generator(
     name: str, checkpoint: Path | str | None = None, *, image: Path | str = "", **overrides
-) -> tuple[Generator, dict]:
-    """A generator and its parameters.
-
-    Args:
-      name: one of `GENERATORS`.
-      checkpoint: a folder with `config.json`, tokenizers and the parameters, as one safetensors
-        file per part of the model or as `converters.convert` writes them; None or "embedded" takes
-        the one inside the package.
-      image: a picture that videos start from, for those in `FROM_IMAGE`.
-      **overrides: sampler fields that replace those of the checkpoint.
-
-    Returns:
-      The generator and its nested parameter dictionary; float32, or as converted.
-
-    Raises:
-      ValueError: unknown name, an override that the sampler refuses, an image that cannot be used.
-      CheckpointError: the folder does not hold this generator, or another shape of it.
-    """
+) -> Generator:
+    """A generator without its parameters; arguments and errors as of `load_generator`."""
     if name not in GENERATORS:
         raise ValueError(f"unknown generator {name!r}; there are {', '.join(GENERATORS)}")
     build, config_type = GENERATORS[name]
-    folder = EMBEDDED if checkpoint in (None, "", "embedded") else Path(checkpoint)
+    folder = _folder(checkpoint)
     path = folder / "config.json"
     if not path.is_file():
         raise CheckpointError(f"checkpoint {path} does not exist")
@@ -61,19 +47,48 @@ def load_generator(
         raise
     except (TypeError, AttributeError, ValueError) as error:
         raise CheckpointError(f"{path}: {error}") from error
-    config = dataclasses.replace(config, sampler=_override(config.sampler, overrides))
+    config = override(config, overrides)
     try:
         tokenizers = config.open_tokenizers(folder)
     except Exception as error:  # the tokenizers library raises nothing narrower
         raise CheckpointError(f"a tokenizer of {folder} cannot be read: {error}") from error
     generator = build(config, tokenizers)
-    params = load_parts(folder, generator.abstract_params)
     if image:
         if name not in FROM_IMAGE:
             raise ValueError(f"{name} does not start from an image")
         module = FROM_IMAGE[name]
         generator = module.FromImage(generator, module.open_image(image, config))
-    return generator, params
+    return generator
+
+
+def load_generator(
+    name: str, checkpoint: Path | str | None = None, *, image: Path | str = "", **overrides
+) -> tuple[Generator, dict]:
+    """A generator and its parameters.
+
+    Args:
+      name: one of `GENERATORS`.
+      checkpoint: a folder with `config.json`, tokenizers and the parameters, as one safetensors
+        file per part of the model or as `converters.convert` writes them; None or "embedded" takes
+        the one inside the package.
+      image: a picture that videos start from, for those in `FROM_IMAGE`.
+      **overrides: sampler fields that replace those of the checkpoint, and `attention`, by name
+        one of `tts_jax.nn.attention.IMPLEMENTATIONS`.
+
+    Returns:
+      The generator and its nested parameter dictionary; float32, or as converted.
+
+    Raises:
+      ValueError: unknown name, an override that the sampler refuses, an image that cannot be used.
+      CheckpointError: the folder does not hold this generator, or another shape of it.
+    """
+    generator = open_generator(name, checkpoint, image=image, **overrides)
+    networks = getattr(generator, "generator", generator)  # inside of one from an image
+    return generator, load_parts(_folder(checkpoint), networks.abstract_params)
+
+
+def _folder(checkpoint: Path | str | None) -> Path:
+    return EMBEDDED if checkpoint in (None, "", "embedded") else Path(checkpoint)
 
 
 def save_generator(folder: Path | str, generator: Generator, params: dict) -> None:
@@ -96,9 +111,21 @@ def save_generator(folder: Path | str, generator: Generator, params: dict) -> No
     temporary.replace(path)
 
 
-def _override(sampler, overrides: dict):
+def override(config, overrides: Mapping):
+    """A generator's config with other sampler fields, or another `attention` of its denoiser.
+
+    Raises:
+      ValueError: a field that the sampler lacks, or a value that it refuses.
+    """
+    overrides = dict(overrides)
+    if attention := overrides.pop("attention", None):
+        check(attention)
+        config = dataclasses.replace(
+            config, transformer=dataclasses.replace(config.transformer, attention=attention)
+        )
+    sampler = config.sampler
     known = {field.name for field in dataclasses.fields(sampler)}
     unknown = sorted(set(overrides) - known)
     if unknown:
         raise ValueError(f"unknown sampler fields {unknown}; there are {sorted(known)}")
-    return dataclasses.replace(sampler, **overrides)
+    return dataclasses.replace(config, sampler=dataclasses.replace(sampler, **overrides))

@@ -3,12 +3,49 @@
 B batch  L tokens  N heads  K head size.
 """
 
+import contextlib
+from collections.abc import Iterator
+from contextvars import ContextVar
+
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.sharding import AxisType, PartitionSpec
 
+IMPLEMENTATIONS = ("auto", "xla", "blocks", "cudnn", "splash")
 BLOCK = 512  # queries of a block
 LONG = 4096
+# Queries and keys that the kernel on TPU works on at once, and the fewest for which it is chosen.
+TILE_Q, TILE_K, LANES = 512, 1024, 128
+MODEL = "model"  # the mesh axis over which heads are divided
+
+_PLATFORM: ContextVar[str | None] = ContextVar("platform", default=None)
+
+
+@contextlib.contextmanager
+def on_platform(name: str) -> Iterator[None]:
+    """Has "auto" choose for another platform than this process's, while programs are traced.
+
+    Args:
+      name: "cpu", "gpu" or "tpu".
+    """
+    token = _PLATFORM.set(name)
+    try:
+        yield
+    finally:
+        _PLATFORM.reset(token)
+
+
+def check(implementation: str) -> None:
+    """Refuses the name of no implementation.
+
+    Raises:
+      ValueError: there is none of that name.
+    """
+    if implementation not in IMPLEMENTATIONS:
+        raise ValueError(
+            f"unknown attention {implementation!r}; there are {', '.join(IMPLEMENTATIONS)}"
+        )
 
 
 def attend(
@@ -22,17 +59,24 @@ def attend(
       v: values, [B, L_k, N, K].
       mask: bool, broadcastable to [B, L_q, L_k], True where the query may attend to the key. A
         row without any True gives the mean of the values, not NaN.
-      implementation: "xla" (softmax in float32), "blocks" (the same, some queries at a time, so
-        that the logits of long sequences fit into memory) or "cudnn" (fused, GPU, 16-bit inputs
-        only), or "auto": "cudnn" on a GPU with 16-bit inputs; otherwise "blocks" where there are
-        more than `LONG` queries and "xla" where there are not.
+      implementation: one of `IMPLEMENTATIONS`: "xla" (softmax in float32), "blocks" (the same, some
+        queries at a time, so that the logits of long sequences fit into memory), "cudnn" (fused,
+        GPU, 16-bit inputs only), "splash" (fused, a Pallas kernel for TPU; slowly interpreted
+        elsewhere), or "auto": a fused one where there is one for the platform, 16-bit inputs and,
+        on TPU, `TILE_K` queries and keys or more; otherwise "blocks" where there are more than
+        `LONG` queries and "xla" where there are not.
 
     Returns:
       [B, L_q, N, K] in the dtype of `v`.
+
+    Raises:
+      ValueError: an unknown implementation.
     """
+    check(implementation)
     if implementation == "auto":
-        fused = jax.default_backend() == "gpu" and q.dtype.itemsize == 2
-        implementation = "cudnn" if fused else "blocks" if q.shape[1] > LONG else "xla"
+        implementation = _choose(q, k)
+    if implementation == "splash":
+        return _attend_splash(q, k, v, mask)
     if implementation == "blocks":
         return _attend_in_blocks(q, k, v, mask)
     if implementation != "xla":
@@ -44,6 +88,98 @@ def attend(
         logits = jnp.where(mask[:, None], logits, jnp.finfo(jnp.float32).min)
     weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
     return jnp.einsum("bnqk,bknd->bqnd", weights, v)
+
+
+def _platform() -> str:
+    return _PLATFORM.get() or jax.default_backend()
+
+
+def _choose(q: Array, k: Array) -> str:
+    if q.dtype.itemsize == 2:
+        if _platform() == "gpu":
+            return "cudnn"
+        if _platform() == "tpu" and min(q.shape[1], k.shape[1]) >= TILE_K:
+            if q.shape[2] % _divided().get(MODEL, 1) == 0:
+                return "splash"
+    return "blocks" if q.shape[1] > LONG else "xla"
+
+
+def _divided() -> dict[str, int]:
+    """Mesh axes over which the compiler divides the program that is traced, with their sizes."""
+    mesh = jax.sharding.get_abstract_mesh()
+    kinds = zip(mesh.axis_names, mesh.axis_types, strict=True)
+    return {name: mesh.shape[name] for name, kind in kinds if kind == AxisType.Auto}
+
+
+def _attend_splash(q: Array, k: Array, v: Array, mask: Array | None) -> Array:
+    """By a kernel that the compiler cannot divide: where it divides heads, each device has its own.
+
+    Over other axes that are left to the compiler every device does the same.
+    """
+    if mask is not None:
+        mask = jnp.broadcast_to(mask, (mask.shape[0], q.shape[1], k.shape[1]))
+    axes = _divided()
+    if not axes:
+        return _splash(q, k, v, mask)
+    heads = PartitionSpec(None, None, MODEL if MODEL in axes else None)
+    own = jax.shard_map(
+        _splash,
+        in_specs=(heads, heads, heads, PartitionSpec()),
+        out_specs=heads,
+        axis_names=set(axes),
+        check_vma=False,
+    )
+    return own(q, k, v, mask)
+
+
+def _splash(q: Array, k: Array, v: Array, mask: Array | None) -> Array:
+    from jax.experimental.pallas.ops.tpu import splash_attention as splash
+
+    queries, keys = q.shape[1], k.shape[1]
+    tiles = [min(t, -(-n // LANES) * LANES) for t, n in ((TILE_Q, queries), (TILE_K, keys))]
+    rows, columns = (-(-n // t) * t for n, t in zip((queries, keys), tiles, strict=True))
+
+    def tokens_last_but_one(x, length):
+        x = jnp.pad(x, [(0, 0), (0, length - x.shape[1]), (0, 0), (0, 0)])
+        return x.swapaxes(1, 2)
+
+    args = [
+        tokens_last_but_one(q * q.shape[-1] ** -0.5, rows),
+        tokens_last_but_one(k, columns),
+        tokens_last_but_one(v, columns),
+    ]
+    sizes = splash.BlockSizes(block_q=tiles[0], block_kv=tiles[1])
+    options = dict(block_sizes=sizes, head_shards=1, q_seq_shards=1, interpret=_platform() != "tpu")
+    # On TPU the kernel has one precision for 16-bit products, whatever is asked of others.
+    precision = "default" if q.dtype.itemsize == 2 else None
+
+    def run(kernel, *args):
+        with jax.default_matmul_precision(precision or jax.config.jax_default_matmul_precision):
+            return kernel(*args)
+
+    if mask is None:
+        whole = splash.MultiHeadMask([splash.FullMask((rows, columns))] * q.shape[2])
+        kernel, segments = splash.make_splash_mha(whole, **options), None
+        if columns > keys:  # what fills the last tile belongs to another segment
+            other = (jnp.arange(columns) >= keys).astype(jnp.int32)
+            segments = splash.SegmentIds(jnp.zeros(rows, jnp.int32), other)
+        out = jax.vmap(lambda q, k, v: run(kernel, q, k, v, segments))(*args)
+        return out.swapaxes(1, 2)[:, :queries].astype(v.dtype)
+    padded = jnp.pad(mask, [(0, 0), (0, rows - queries), (0, columns - keys)])
+
+    def one(q, k, v, mask):
+        kernel = splash.make_splash_mha(mask[None], **options)
+        # Known, but traced like the arrays beside it, and then the kernel cannot ask.
+        kernel.fwd_mask_info = kernel.fwd_mask_info._replace(is_dynamic_mask=True)
+        return run(kernel, q, k, v)
+
+    if len(padded) == 1:
+        out = jax.vmap(one, (0, 0, 0, None))(*args, padded[0])
+    else:
+        out = jax.lax.map(lambda own: one(*own), (*args, padded))
+    out = out.swapaxes(1, 2)[:, :queries].astype(v.dtype)
+    mean = v.astype(jnp.float32).mean(1, keepdims=True).astype(v.dtype)
+    return jnp.where(mask.any(-1)[..., None, None], out, mean)
 
 
 def _attend_in_blocks(q: Array, k: Array, v: Array, mask: Array | None) -> Array:

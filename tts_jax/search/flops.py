@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
-from jax.extend.core import ClosedJaxpr, Jaxpr
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
 
 
 def count_flops(function: Callable, *args: Any) -> int:
@@ -29,11 +29,31 @@ def count_flops(function: Callable, *args: Any) -> int:
 
 def jaxpr_flops(jaxpr: Jaxpr | ClosedJaxpr) -> int:
     """Operations of a jaxpr; see `count_flops`."""
-    jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
-    return sum(_equation_flops(equation) for equation in jaxpr.eqns)
+    return jaxpr_sum(jaxpr, matmul_flops)
 
 
-def _equation_flops(equation) -> int:
+def jaxpr_sum(jaxpr: Jaxpr | ClosedJaxpr, own: Callable[[JaxprEqn], int | None]) -> int:
+    """A sum over all equations, each as often as it runs; see `count_flops` for loops and branches.
+
+    Args:
+      jaxpr: with all its inner ones.
+      own: what an equation adds each time; None to look inside it, where it has an inside.
+    """
+    return sum(equation_sum(e, own) for e in getattr(jaxpr, "jaxpr", jaxpr).eqns)
+
+
+def equation_sum(equation: JaxprEqn, own: Callable[[JaxprEqn], int | None]) -> int:
+    """What `jaxpr_sum` adds for one equation."""
+    if (added := own(equation)) is not None:
+        return added
+    inner = [jaxpr_sum(body, own) for body in _bodies(equation.params)]
+    if equation.primitive.name == "cond":
+        return max(inner)
+    return _repeats(equation) * sum(inner)
+
+
+def matmul_flops(equation: JaxprEqn) -> int | None:
+    """Operations of a matrix product or a convolution; None for anything else."""
     name, params = equation.primitive.name, equation.params
     if name == "dot_general":
         (contracted, _), _ = params["dimension_numbers"]
@@ -44,13 +64,11 @@ def _equation_flops(equation) -> int:
         kernel = equation.invars[1].aval.shape
         taps = math.prod(kernel[axis] for axis in (inputs, *window))
         return 2 * equation.outvars[0].aval.size * taps
-    inner = [jaxpr_flops(body) for body in _bodies(params)]
-    if name == "cond":
-        return max(inner)
-    return _repeats(name, params) * sum(inner)
+    return None
 
 
-def _repeats(name: str, params: dict) -> int:
+def _repeats(equation: JaxprEqn) -> int:
+    name, params = equation.primitive.name, equation.params
     if name == "scan":
         return params["length"]
     if name == "shard_map":

@@ -69,15 +69,33 @@ def load_verifier(
       ValueError: unknown name, or texts or options for what is no judge.
       CheckpointError: the folder does not hold this verifier, or another shape of it.
     """
+    verifier = open_verifier(name, checkpoint, texts, options)
+    if name in WEIGHT_FREE:
+        return verifier, {}
+    folder, like = Path(checkpoint or EMBEDDED), verifier.abstract_params
+    if name == "aesthetic":
+        return verifier, load_parts(folder, like)
+    part = "clip" if name == "clip_score" else name
+    dtype = jnp.float32 if name in TRAINED else None
+    return verifier, load_parts(folder, {part: like}, dtype)[part]
+
+
+def open_verifier(
+    name: str,
+    checkpoint: Path | str | None = None,
+    texts: Path | str | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> Verifier:
+    """A verifier without its parameters; arguments and errors as of `load_verifier`."""
     if name not in NAMES:
         raise ValueError(f"unknown verifier {name!r}; there are {', '.join(NAMES)}")
     asked = {"texts": Path(texts) if texts else None, "options": dict(options or {})}
     if any(asked.values()) and name not in JUDGES:
         raise ValueError(f"{name} takes no texts and no options; {', '.join(JUDGES)} do")
     if name in WEIGHT_FREE:
-        return WEIGHT_FREE[name](), {}
+        return WEIGHT_FREE[name]()
     if name in PUBLISHED:
-        return _load_published(name, checkpoint, asked)
+        return _open_published(name, checkpoint, asked)
     folder = Path(checkpoint or EMBEDDED)
     try:
         fields = json.loads((folder / "config.json").read_text())["verifiers"][name]
@@ -93,14 +111,11 @@ def load_verifier(
         raise CheckpointError(f"{folder / 'config.json'} has no verifier {name!r}") from error
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{folder / 'config.json'}: {error}") from error
-    verifier = TRAINED[name][0](config, tokenizer)
-    return verifier, load_parts(folder, {name: verifier.abstract_params}, jnp.float32)[name]
+    return TRAINED[name][0](config, tokenizer)
 
 
-def _load_published(
-    name: str, checkpoint: Path | str | None, asked: Mapping
-) -> tuple[Verifier, dict]:
-    """A verifier of a converted checkpoint, its parameters in the type in which they are stored."""
+def _open_published(name: str, checkpoint: Path | str | None, asked: Mapping) -> Verifier:
+    """A verifier of a converted checkpoint."""
     if checkpoint is None:
         raise CheckpointError(f"{name} has no embedded checkpoint: convert one and name its folder")
     folder = Path(checkpoint)
@@ -109,12 +124,10 @@ def _load_published(
         fields = json.loads((folder / "config.json").read_text())["verifiers"][part]
         if name == "clip_score":
             config = parse(CLIPConfig, fields)
-            tokenizer = open_published(folder, config.text.length)
-            verifier = ClipScoreVerifier(config, tokenizer)
-        elif name == "aesthetic":
-            verifier = AestheticVerifier(parse(AestheticConfig, fields))
-        else:
-            verifier = open_judge(name, folder, fields, **asked)
+            return ClipScoreVerifier(config, open_published(folder, config.text.length))
+        if name == "aesthetic":
+            return AestheticVerifier(parse(AestheticConfig, fields))
+        return open_judge(name, folder, fields, **asked)
     except FileNotFoundError as error:
         missing = f"checkpoint {error.filename} does not exist" if error.filename else str(error)
         raise CheckpointError(missing) from error
@@ -122,9 +135,6 @@ def _load_published(
         raise CheckpointError(f"{folder / 'config.json'} has no verifier {part!r}") from error
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{folder}: {error}") from error
-    if name == "aesthetic":
-        return verifier, load_parts(folder, verifier.abstract_params)
-    return verifier, load_parts(folder, {part: verifier.abstract_params})[part]
 
 
 def save_verifier(folder: Path | str, verifier: ClipVerifier, params: dict) -> None:

@@ -1,0 +1,57 @@
+"""The fused attention for TPU, interpreted, against the plain one."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tts_jax.generators import open_generator
+from tts_jax.nn import attention
+from tts_jax.nn.attention import attend
+
+
+@pytest.fixture(scope="module")
+def inputs():
+    """Queries, keys and values that fill no tile: 3 of two clips, 2 heads; [B, L, N, K]."""
+    q = jax.random.normal(jax.random.key(0), (2, 150, 2, 16))
+    k, v = jax.random.normal(jax.random.key(1), (2, 2, 200, 2, 16))
+    return q, k, v
+
+
+def history_mask():
+    """Text and padding of two prompts, then clips that see themselves and what came before."""
+    valid = jnp.arange(200) < jnp.array([[190], [130]])
+    time = jnp.arange(200) // 40
+    seen = (time[50:, None] >= time) & valid[:, None, :]
+    return seen.at[1, 3].set(False)  # one query sees nothing
+
+
+def test_the_kernel_is_attention(inputs, monkeypatch):
+    monkeypatch.setattr(attention, "TILE_Q", 128)
+    monkeypatch.setattr(attention, "TILE_K", 128)
+    mask = history_mask()
+    for seen in (None, mask, mask[:1]):
+        found = attend(*inputs, seen, implementation="splash")
+        np.testing.assert_allclose(found, attend(*inputs, seen), rtol=1e-5, atol=1e-5)
+
+
+def test_auto_takes_what_the_platform_has(inputs, monkeypatch):
+    def chosen(platform, dtype, heads=1):
+        monkeypatch.setattr(attention, "_divided", lambda: {"model": heads})
+        with attention.on_platform(platform):
+            return attention._choose(*(x.astype(dtype) for x in inputs[:2]))
+
+    assert chosen("tpu", jnp.bfloat16) == "xla"  # too short to gain
+    monkeypatch.setattr(attention, "TILE_K", 128)
+    assert chosen("tpu", jnp.bfloat16) == "splash"
+    assert chosen("tpu", jnp.bfloat16, heads=2) == "splash"
+    assert chosen("tpu", jnp.bfloat16, heads=4) == "xla"  # two heads for four devices
+    assert chosen("tpu", jnp.float32) == chosen("cpu", jnp.bfloat16) == "xla"
+    assert chosen("gpu", jnp.bfloat16) == "cudnn"
+
+
+def test_a_config_chooses_the_attention():
+    generator = open_generator("pyramid_flow", attention="splash")
+    assert generator.config.transformer.attention == "splash"
+    with pytest.raises(ValueError, match="unknown attention 'flash'; there are auto, xla"):
+        open_generator("pyramid_flow", attention="flash")

@@ -1,0 +1,133 @@
+"""What is read from the text of compiled programs, against counts by hand.
+
+The compiler is libtpu's, which is among the test requirements: without it nothing of a plan can be
+tested.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from tts_jax.nn import attention
+from tts_jax.planning import chips, executable
+from tts_jax.planning.jaxprs import work_of
+
+LAYERS, ROWS, WIDTH = 8, 1024, 512
+
+
+@pytest.fixture(scope="module")
+def devices():
+    """Four v5e chips."""
+    return chips.tpu_devices("v5e:2x2")[1]
+
+
+@pytest.fixture(scope="module")
+def mesh(devices):
+    return chips.topology_mesh(devices, branch=2, model=2)
+
+
+def layers(x, kernels):
+    def layer(x, kernel):
+        return jax.nn.relu(x @ kernel), None
+
+    return jax.lax.scan(layer, x, kernels)[0]
+
+
+def trace(mesh, function, *shapes):
+    """For shapes with dtypes and specs."""
+    args = [
+        jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, spec))
+        for shape, dtype, spec in shapes
+    ]
+    return jax.jit(function).trace(*args)
+
+
+@pytest.fixture(scope="module")
+def program(mesh):
+    """Rows divided over `branch`, the outputs of every layer over `model`."""
+    traced = trace(
+        mesh,
+        layers,
+        ((ROWS, WIDTH), jnp.bfloat16, P("branch")),
+        ((LAYERS, WIDTH, WIDTH), jnp.bfloat16, P(None, None, "model")),
+    )
+    return traced, executable.compile_for(traced.lower())
+
+
+def test_memory_is_that_of_one_chip(program):
+    memory = executable.memory_of(program[1])
+    kernels, rows = 2 * LAYERS * WIDTH * WIDTH // 2, 2 * ROWS * WIDTH // 2
+    assert memory.arguments == kernels + rows
+    assert memory.arguments <= memory.peak < 4 * memory.arguments
+
+
+def test_loops_count_as_often_as_they_run(program):
+    traced, compiled = program
+    text = executable.read(compiled.as_text())
+    assert max(text.runs.values()) == LAYERS
+    # the kernels once, activations at most in and out of every layer
+    kernels, rows = 2 * LAYERS * WIDTH * WIDTH // 2, 2 * ROWS * WIDTH // 2
+    assert kernels <= text.moved <= kernels + 4 * LAYERS * rows
+    chip = chips.TPUS[0]
+    least = work_of(traced.jaxpr).flops / 4 / chip.flops
+    assert least <= text.cycles / chip.clock <= 20 * least
+    # every layer's columns go to the other chip of the row
+    assert set(text.collectives) == {"all-gather"}
+    assert text.collectives["all-gather"] >= LAYERS * rows / 2
+
+
+def test_operations_are_told_apart():
+    def step(x, kernels):
+        return (layers(x, kernels) @ kernels[0]).astype(jnp.float32) @ jnp.ones((WIDTH, 4))
+
+    args = (jnp.ones((4, WIDTH), jnp.bfloat16), jnp.ones((3, WIDTH, WIDTH), jnp.bfloat16))
+    work = work_of(jax.make_jaxpr(step)(*args))
+    narrow, wide = 2 * 4 * WIDTH * WIDTH * (3 + 1), 2 * 4 * WIDTH * 4
+    assert (work.flops, work.wide, work.kernels) == (narrow + wide, wide, 0)
+    assert work.elementwise == 3 * 4 * WIDTH  # relu of each layer
+    assert work.share == work.flops / (work.flops + work.elementwise)
+
+
+def test_the_kernel_compiles_and_its_operations_are_known(mesh, monkeypatch):
+    shape = (1, 512, 4, 64), jnp.bfloat16, P(None, None, "model")
+    mask = (1, 512, 512), jnp.bool_, P()
+
+    def attend(q, k, v, mask):
+        return attention.attend(q, k, v, mask, implementation="splash")
+
+    with attention.on_platform("tpu"), jax.set_mesh(mesh):
+        traced = trace(mesh, attend, shape, shape, shape, mask)
+    compiled = executable.compile_for(traced.lower())
+    text = executable.read(compiled.as_text())
+    assert text.kernels == 1 and not text.collectives
+    work = work_of(traced.jaxpr)
+    twice = 2  # both chips of the axis `branch` do the same
+    assert work.flops == work.kernels == twice * 4 * 4 * 512 * 512 * 64
+
+
+def test_what_does_not_fit_says_how_much_it_needs(mesh):
+    shape = (6, 2**30), jnp.float32, P()
+    with pytest.raises(executable.DoesNotFit) as found:
+        executable.compile_for(trace(mesh, lambda x: x[::-1] + 1, shape).lower())
+    assert found.value.needed > 24 * 2**30
+
+
+def test_topologies_that_cannot_be_compiled_for_are_refused(monkeypatch, devices):
+    for name in ("v5e", "v1:2x2", "v5e:3x5x7"):
+        with pytest.raises(chips.TopologyError, match=name):
+            chips.tpu_devices(name)
+    with pytest.raises(chips.TopologyError, match="8 chips, but the topology has 4"):
+        chips.topology_mesh(devices, branch=8)
+    monkeypatch.setattr(chips.util, "find_spec", lambda name: None)
+    with pytest.raises(chips.TopologyError, match=r'needs libtpu: pip install -e "\.\[plan\]"'):
+        chips.tpu_devices("v5e:2x2")
+
+
+def test_bytes_of_shapes():
+    assert executable.nbytes("bf16[2,3]{1,0:T(8,128)(2,1)}") == 12
+    assert executable.nbytes("(f32[4]{0}, s4[3]{0:S(1)}, pred[])") == 17
+    assert executable.nbytes("s4[3]{0:S(1)}", anywhere=True) == 1.5
+    assert np.isclose(executable.nbytes("token[]"), 0)

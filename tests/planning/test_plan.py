@@ -1,0 +1,100 @@
+"""Plans of configured searches; nothing but the smallest programs is compiled, for four v5e chips."""
+
+import json
+import re
+
+import jax.numpy as jnp
+import pytest
+
+from configs import cogvideox_5b, pyramid_flow_flux_768p
+from experiments import cli, plan
+from experiments.models import open_models
+from tts_jax.checkpoints import flatten
+
+LINEAR = ("--topology=v5e:2x2", "--config.search.preset=random_linear")
+
+
+def run(*arguments):
+    return cli.run(plan.main, doc="", define=plan.define, argv=["plan", *arguments])
+
+
+@pytest.fixture(scope="module")
+def planned(tmp_path_factory):
+    """What the program writes for the embedded model; it compiles `flicker` and `root`."""
+    folder = tmp_path_factory.mktemp("plan")
+    only = "--only=flicker|root"
+    assert run(*LINEAR, "--config.search.branches=6", only, f"--output={folder}") == 0
+    return folder
+
+
+def test_a_plan_says_what_each_program_takes(planned):
+    found = json.loads((planned / "plan.json").read_text())
+    assert found["mesh"] == {"branch": 4} and found["chip"]["name"] == "v5e"
+    programs = {row["name"].split(" full")[0]: row for row in found["programs"]}
+    assert {"text", "root", "advance", "see", "score clip", "score viclip"} <= set(programs)
+    for name in ("root", "score flicker"):
+        row = programs[name]
+        assert row["compiled"] and row["fits"] and row["compiler_seconds"] > 0
+        assert row["held"] + row["temporaries"] <= row["peak"] < found["chip"]["memory"]
+        assert not row["collectives"]
+    clip = programs["score clip"]
+    assert not clip["compiled"] and clip["seconds"] == clip["roofline_seconds"] > 0
+    advance = [row for row in found["programs"] if row["name"].startswith("advance")]
+    # 6 branches on 4 chips are two a chip
+    assert [row["calls"] for row in advance] == [1, 4]
+
+
+def test_a_plan_prices_searches_of_every_size(planned):
+    searches = json.loads((planned / "plan.json").read_text())["searches"]
+    costs = [searches[f"random_linear, N={n}"]["device_seconds"] for n in (1, 2, 4, 8, 16, 32)]
+    assert costs == sorted(costs) and 0 < costs[0] and costs[3] < costs[4] < costs[5] < 9 * costs[2]
+    six = searches["random_linear"]
+    assert costs[2] < six["device_seconds"] <= costs[3]
+    assert six["seconds"] < six["device_seconds"] < 4.1 * six["seconds"]
+
+
+def test_the_table_can_be_read(planned):
+    text = (planned / "plan.txt").read_text()
+    assert max(map(len, text.splitlines())) <= 160
+    for words in (
+        "H100 roofline s",
+        "device-seconds",
+        "libtpu",
+        "N=32",
+        "score flicker",
+        "v5e:2x2",
+    ):
+        assert words in text
+    row = next(line for line in text.splitlines() if "score clip" in line)
+    assert re.search(r" - +- +- +\(", row)  # not compiled: no memory, seconds in brackets
+
+
+def test_a_checkpoint_that_is_missing_is_the_published_one():
+    for config, count in ((cogvideox_5b, 10.55e9), (pyramid_flow_flux_768p, 7.19e9)):
+        config = config.get_config()
+        with config.unlocked():
+            config.verifiers = (dict(name="videollama3", checkpoint="checkpoints/videollama3"),)
+        generator, params, panel, verifiers = open_models(config, jnp.bfloat16)
+        leaves = flatten(params).values()
+        assert sum(x.size for x in leaves) == pytest.approx(count, rel=1e-3)
+        assert all(x.dtype == jnp.bfloat16 for x in leaves)
+        judge = sum(x.size for x in flatten(verifiers["videollama3"]).values())
+        assert 7.5e9 < judge < 8.5e9 and panel.names == ("videollama3",)
+        assert generator.config.sampler.guidance == config.generator.guidance
+
+
+def test_what_cannot_be_planned_is_one_sentence(capsys, monkeypatch):
+    refused = {
+        ("--topology=v9:2x2",): "topology 'v9:2x2' is not CHIP:SHAPE",
+        (*LINEAR, "--config.mesh.branch=8"): "a mesh of 8 chips, but the topology has 4",
+        (*LINEAR, "--dtype=bf16"): "--dtype or --only cannot be read",
+        ("--config.generator.checkpoint=checkpoints/pyramid",): "there are pyramid_flow_flux_384p",
+        (*LINEAR, "--config.generator.attention=flash"): "unknown attention 'flash'",
+    }
+    for arguments, sentence in refused.items():
+        assert run(*arguments) == cli.EXIT_BAD_INPUT
+        error = capsys.readouterr().err
+        assert sentence in error and len(error.splitlines()) == 1
+    monkeypatch.setattr(plan.chips.util, "find_spec", lambda name: None)
+    assert run(*LINEAR) == cli.EXIT_BAD_INPUT
+    assert 'needs libtpu: pip install -e ".[plan]"' in capsys.readouterr().err
