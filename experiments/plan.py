@@ -2,8 +2,8 @@ r"""What a search would take on a TPU topology, told before one is rented: no TP
 
 python -m experiments.plan --config=configs/cogvideox_5b.py --topology=v5e:4x4 --output=DIR
 
-Compiles every program of the configured search ahead of time, by the compiler in libtpu (pip install
--e ".[plan]"), from the sizes of the models alone: a checkpoint that is not there is taken to be the
+Compiles every program of the configured search ahead of time, by the compiler in libtpu (extra
+`plan`), from the sizes of the models alone: a checkpoint that is not there is taken to be the
 published one of that name. Says of each program what it holds on every chip, whether that fits and
 which mesh would, its operations (by the ledger's count, since the compiler counts a loop's body
 once), bytes, and seconds by the compiler's own estimate, loops included; and what a prompt costs in

@@ -45,7 +45,7 @@ def split(tree: Any, mesh: Mesh) -> Any:
 
 
 def _put(tree: Any, sharding: NamedSharding) -> Any:
-    """Arrays where they shall lie; on devices that are not there, their shapes with the sharding."""
+    """Arrays where they shall lie; for devices that are not there, shapes with the sharding."""
     if sharding.mesh.devices.flat[0] in jax.devices():
         return jax.device_put(tree, sharding)
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)

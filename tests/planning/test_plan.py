@@ -1,4 +1,4 @@
-"""Plans of configured searches; nothing but the smallest programs is compiled, for four v5e chips."""
+"""Plans of configured searches, for four v5e chips; only the smallest programs are compiled."""
 
 import json
 import re

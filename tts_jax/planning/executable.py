@@ -6,7 +6,7 @@ compiler's estimate for every instruction and how often every loop runs; both ar
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 import jax
@@ -161,10 +161,8 @@ class Text:
                     for body in instruction.called("to_apply") + instruction.called("calls"):
                         visit(body, times)
                 elif instruction.opcode == "conditional":
-                    branches = instruction.called("branch_computations") + [
-                        *instruction.called("true_computation"),
-                        *instruction.called("false_computation"),
-                    ]
+                    names = ("branch_computations", "true_computation", "false_computation")
+                    branches = [b for name in names for b in instruction.called(name)]
                     for branch in branches[-1:]:  # `lax.cond`'s true branch is the last
                         visit(branch, times)
 

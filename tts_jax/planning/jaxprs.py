@@ -14,10 +14,11 @@ from tts_jax.search.flops import equation_sum, jaxpr_sum, matmul_flops
 # element of its result.
 _MOVES = frozenset(
     """
-    broadcast_in_dim reshape transpose slice dynamic_slice dynamic_update_slice gather concatenate
-    pad squeeze expand_dims convert_element_type copy copy_p iota select_n stop_gradient split rev
-    bitcast_convert_type device_put optimization_barrier random_wrap random_unwrap sharding_constraint
-    mesh_cast get swap masked_load masked_swap load store program_id eq ne lt le gt ge and or not
+    broadcast_in_dim reshape transpose slice dynamic_slice dynamic_update_slice gather
+    concatenate pad squeeze expand_dims convert_element_type copy copy_p iota select_n
+    stop_gradient split rev bitcast_convert_type device_put optimization_barrier random_wrap
+    random_unwrap mesh_cast sharding_constraint get swap masked_load masked_swap load store
+    program_id eq ne lt le gt ge and or not
     """.split()
 )
 
