@@ -261,6 +261,7 @@ class Block(nnx.Module):
         if config.expert:
             self.vision = Weights(config, bias=True, rngs=rngs)
 
+    @jax.named_scope("attention")
     def qkv(self, x: Array, visual: Array | None) -> tuple[Array, Array, Array]:
         """Queries, keys and values of [B, L, D], each [B, L, heads, K]."""
         h = self.norm1(x)
@@ -271,7 +272,8 @@ class Block(nnx.Module):
 
     def finish(self, x: Array, heads: Array, visual: Array | None) -> Array:
         """The block's output of its input and of what attention gave, [B, L, N, K]."""
-        x = x + self._route("out", heads.reshape(*x.shape[:2], -1), visual)
+        with jax.named_scope("attention"):
+            x = x + self._route("out", heads.reshape(*x.shape[:2], -1), visual)
         return x + self._route("mlp", self.norm2(x), visual)
 
     def _route(self, name: str, x: Array, visual: Array | None) -> Array:
@@ -427,6 +429,7 @@ def _near(line: Array, places: Array, window: int) -> Array:
     return line[:, :, None] - places[:, None] < window
 
 
+@jax.named_scope("attention")
 def _attend(q: Array, k: Array, v: Array, masks: Sequence, common: tuple | None) -> Array:
     """Attention over a row's own keys and those of its prefix: one softmax, two products."""
     own = masks[0]

@@ -125,6 +125,7 @@ class Attention(nnx.Module):
         self.q, self.k, self.v, self.out = (Linear(width, width, rngs=rngs) for _ in range(4))
         self.heads = config.heads
 
+    @jax.named_scope("attention")
     def __call__(self, x: Array, cos: Array, sin: Array) -> Array:
         length = x.shape[1]
         split = *x.shape[:2], self.heads, -1
@@ -145,7 +146,9 @@ class Block(nnx.Module):
 
     def __call__(self, x: Array, cos: Array, sin: Array) -> Array:
         h = self.norm(x).astype(x.dtype)
-        return x + self.attention(h, cos, sin) + self.down(jax.nn.gelu(self.up(h)))
+        x = x + self.attention(h, cos, sin)
+        with jax.named_scope("mlp"):
+            return x + self.down(jax.nn.gelu(self.up(h)))
 
 
 class PhiEncoder(nnx.Module):

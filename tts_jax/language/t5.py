@@ -119,6 +119,7 @@ class Attention(nnx.Module):
         self.out = linear(inner, config.width)
         self.heads = config.heads, config.head_size
 
+    @jax.named_scope("attention")
     def __call__(self, x: Array, bias: Array, mask: Array | None) -> Array:
         q, k, v = (
             layer(x).reshape(*x.shape[:2], *self.heads) for layer in (self.q, self.k, self.v)
@@ -136,6 +137,7 @@ class GatedMLP(nnx.Module):
         self.up = Linear(config.width, config.mlp, use_bias=False, rngs=rngs)
         self.down = Linear(config.mlp, config.width, use_bias=False, rngs=rngs)
 
+    @jax.named_scope("mlp")
     def __call__(self, x: Array) -> Array:
         return self.down(jax.nn.gelu(self.gate(x)) * self.up(x))
 

@@ -48,6 +48,7 @@ def check(implementation: str) -> None:
         )
 
 
+@jax.named_scope("attention")
 def attend(
     q: Array, k: Array, v: Array, mask: Array | None = None, *, implementation: str = "xla"
 ) -> Array:

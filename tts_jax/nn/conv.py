@@ -62,6 +62,7 @@ class CausalConv3d(nnx.Module):
         self.repeat_first = repeat_first
         self.padding = padding  # rows above and below, and columns; None: half a kernel
 
+    @jax.named_scope("conv")
     def __call__(self, x: Array, window: Window | None = None) -> Array:
         """Convolves a clip, or the next window of one.
 
@@ -120,6 +121,7 @@ class GroupNorm(nnx.Module):
         self.epsilon = epsilon
         self.axes = (-5, -4, -3, -1) if over_time else (-4, -3, -1)
 
+    @jax.named_scope("norm")
     def __call__(self, x: Array) -> Array:
         """Normalises [..., T, H, W, C] over H, W, the channels of a group, and T if over time."""
         wide = x.astype(jnp.float32)

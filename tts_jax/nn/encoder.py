@@ -67,6 +67,7 @@ class Attention(nnx.Module):
         self.q, self.k, self.v = linear(inner), linear(inner), linear(inner)
         self.out = linear(inner * (2 * config.layers) ** -0.5)
 
+    @jax.named_scope("attention")
     def __call__(
         self, x: Array, mask: Array | None, *, causal: bool, rotation: Rotation = None
     ) -> Array:
@@ -89,6 +90,7 @@ class FeedForward(nnx.Module):
         self.fc2 = nnx.Linear(config.mlp, config.width, kernel_init=second, rngs=rngs)
         self.activation = config.activation
 
+    @jax.named_scope("mlp")
     def __call__(self, x: Array) -> Array:
         return self.fc2(ACTIVATIONS[self.activation](self.fc1(x)))
 

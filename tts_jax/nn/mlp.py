@@ -15,6 +15,7 @@ class GatedMLP(nnx.Module):
         self.up = Linear(width, hidden, use_bias=False, rngs=rngs)
         self.down = Linear(hidden, outputs or width, use_bias=False, rngs=rngs)
 
+    @jax.named_scope("mlp")
     def __call__(self, x: Array) -> Array:
         """[..., D_in] -> [..., D_out]."""
         return self.down(jax.nn.silu(self.gate(x)) * self.up(x))
@@ -27,6 +28,7 @@ class MLP(nnx.Module):
         self.fc1 = Linear(inputs, hidden or outputs, rngs=rngs)
         self.fc2 = Linear(hidden or outputs, outputs, rngs=rngs)
 
+    @jax.named_scope("mlp")
     def __call__(self, x: Array) -> Array:
         """[..., D_in] -> [..., D_out]."""
         return self.fc2(jax.nn.gelu(self.fc1(x), approximate=False))

@@ -6,6 +6,7 @@ from flax import nnx
 from jax import Array
 
 
+@jax.named_scope("norm")
 def layer_norm(x: Array, eps: float = 1e-6) -> Array:
     """Layer normalisation without parameters.
 
@@ -28,6 +29,7 @@ class RMSNorm(nnx.Module):
         self.scale = nnx.Param(jnp.ones(width))
         self.eps = eps
 
+    @jax.named_scope("norm")
     def __call__(self, x: Array) -> Array:
         """Normalises the last axis.
 
@@ -50,6 +52,7 @@ class LayerNorm(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(width))
         self.eps = eps
 
+    @jax.named_scope("norm")
     def __call__(self, x: Array) -> Array:
         """Normalises the last axis.
 

@@ -244,6 +244,7 @@ class JointNorm(ModulatedNorm):
     def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
         super().__init__(config, 6, rngs=rngs)
 
+    @jax.named_scope("norm")
     def __call__(self, x: Array, temb: Array, length: int) -> tuple[Array, Array]:
         """Normalises the joint sequence, whose first `length` tokens are text.
 
@@ -278,6 +279,7 @@ class Attention(nnx.Module):
         self.heads = (config.heads, config.head_size)
         self.implementation = config.attention
 
+    @jax.named_scope("attention")
     def __call__(self, x: Array, rope: tuple[Array, Array] | None) -> Array:
         """[B, L, D] -> [B, L, D]; `rope` is cosines and sines [L, K/2], or None."""
         q, k, v = (
@@ -298,6 +300,7 @@ class MLP(nnx.Module):
         self.down = Linear(sizes[1], sizes[2], rngs=rngs)
         self.activation = activation
 
+    @jax.named_scope("mlp")
     def __call__(self, x: Array) -> Array:
         return self.down(self.activation(self.up(x)))
 

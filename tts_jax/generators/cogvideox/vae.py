@@ -125,6 +125,7 @@ class FrameConv(nnx.Module):
         self.stride = stride
         self.padding = padding
 
+    @jax.named_scope("conv")
     def __call__(self, x: Array) -> Array:
         """[B, T, H, W, C] -> [B, T, H', W', C]."""
         out = jax.lax.conv_general_dilated(
@@ -147,6 +148,7 @@ class LatentNorm(nnx.Module):
         self.norm = GroupNorm(channels, config.groups, over_time=True)
         self.scale, self.shift = linear(), linear()
 
+    @jax.named_scope("norm")
     def __call__(self, x: Array, latents: Array) -> Array:
         """[B, T, H, W, C], with the window's latents, -> [B, T, H, W, C]."""
         scale, shift = (_stretch(linear(latents), x) for linear in (self.scale, self.shift))

@@ -229,6 +229,7 @@ class MLP(nnx.Module):
         self.fc1 = Linear(inputs, outputs, rngs=rngs)
         self.fc2 = Linear(outputs, outputs, rngs=rngs)
 
+    @jax.named_scope("mlp")
     def __call__(self, x: Array) -> Array:
         return self.fc2(jax.nn.silu(self.fc1(x.astype(self.fc1.kernel.dtype))))
 
@@ -246,6 +247,7 @@ class Block(nnx.Module):
         self.heads = heads
         self.implementation = config.attention
 
+    @jax.named_scope("attention")
     def project(self, x: Array) -> tuple[Array, Array, Array]:
         """Queries, keys and values, [B, L, heads, K] each."""
         parts = self.qkv(x).reshape(*x.shape[:2], 3, self.heads, -1)
@@ -254,8 +256,10 @@ class Block(nnx.Module):
     def finish(self, x: Array, q: Array, k: Array, v: Array, mask: Array | None) -> Array:
         """What the block makes of its input, given what its queries look at."""
         seen = attend(q, k, v, mask, implementation=self.implementation)
-        x = x + self.norm1(self.out(seen.reshape(x.shape))).astype(x.dtype)
-        h = self.down(jax.nn.gelu(self.up(x), approximate=False))
+        with jax.named_scope("attention"):
+            x = x + self.norm1(self.out(seen.reshape(x.shape))).astype(x.dtype)
+        with jax.named_scope("mlp"):
+            h = self.down(jax.nn.gelu(self.up(x), approximate=False))
         return x + self.norm2(h).astype(x.dtype)
 
     def __call__(self, x: Array, mask: Array | None = None) -> Array:

@@ -146,8 +146,10 @@ class MidBlock(nnx.Module):
         first, second = self.resnets
         x = first(x)
         frames = self.norm(x).reshape(x.shape[0] * x.shape[1], -1, 1, x.shape[-1])
-        seen = attend(*(layer(frames) for layer in (self.q, self.k, self.v)))
-        return second(x + self.out(seen).reshape(x.shape))
+        with jax.named_scope("attention"):
+            seen = attend(*(layer(frames) for layer in (self.q, self.k, self.v)))
+            x = x + self.out(seen).reshape(x.shape)
+        return second(x)
 
 
 class DownBlock(nnx.Module):

@@ -248,6 +248,7 @@ def _join(heads: Array) -> Array:
     return heads.reshape(*heads.shape[:2], heads.shape[2] * heads.shape[3])
 
 
+@jax.named_scope("norm")
 def modulate(x: Array, shift: Array, scale: Array) -> Array:
     """Adaptive layer norm: LN(x) * (1 + scale) + shift, computed in float32, in the dtype of x."""
     return (layer_norm(x) * (1 + scale) + shift).astype(x.dtype)
@@ -266,6 +267,7 @@ class MLP(nnx.Module):
         self.down = Linear(sizes[1], sizes[2], rngs=rngs)
         self.activation = activation
 
+    @jax.named_scope("mlp")
     def __call__(self, x: Array) -> Array:
         return self.down(self.activation(self.up(x)))
 
@@ -279,6 +281,7 @@ class Modulation(nnx.Module):
         )
         self.count = count
 
+    @jax.named_scope("modulation")
     def __call__(self, temb: Array) -> list[Array]:
         """[B, D] -> `count` arrays [B, 1, D], float32."""
         values = self.linear(jax.nn.silu(temb)).astype(jnp.float32)
@@ -296,6 +299,7 @@ class Projection(nnx.Module):
         self.k_norm = RMSNorm(config.head_size, eps=config.qk_epsilon, rngs=rngs)
         self.heads = (config.heads, config.head_size)
 
+    @jax.named_scope("attention")
     def __call__(self, x: Array, rope: Rope | None) -> tuple[Array, Array, Array]:
         """[B, L, D] -> three arrays [B, L, N, K]; `rope` None leaves the tokens unrotated."""
         q, k, v = (
@@ -320,7 +324,8 @@ class Stream(nnx.Module):
     def update(self, x: Array, heads: Array, modulation: Sequence[Array]) -> Array:
         """Adds the attention's output and the feed-forward layer's to the tokens."""
         _, _, gate, mlp_shift, mlp_scale, mlp_gate = modulation
-        x = gated(x, gate, self.out(heads))
+        with jax.named_scope("attention"):
+            x = gated(x, gate, self.out(heads))
         return gated(x, mlp_gate, self.mlp(modulate(x, mlp_shift, mlp_scale)))
 
 

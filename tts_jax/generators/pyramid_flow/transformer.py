@@ -115,10 +115,11 @@ class SingleBlock(nnx.Module):
             layout,
             self.implementation,
         )
-        return tuple(
-            gated(x, gate, self.out(jnp.concatenate([h, jax.nn.gelu(self.mlp(u))], axis=-1)))
-            for x, u, h in zip((context, own), (context_in, own_in), heads, strict=True)
-        )
+        with jax.named_scope("mlp"):
+            return tuple(
+                gated(x, gate, self.out(jnp.concatenate([h, jax.nn.gelu(self.mlp(u))], axis=-1)))
+                for x, u, h in zip((context, own), (context_in, own_in), heads, strict=True)
+            )
 
 
 class Transformer(Denoiser):

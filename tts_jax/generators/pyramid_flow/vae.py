@@ -147,6 +147,7 @@ class FrameAttention(nnx.Module):
         self.v = nnx.Linear(channels, channels, rngs=rngs)
         self.out = nnx.Linear(channels, channels, rngs=rngs)
 
+    @jax.named_scope("attention")
     def __call__(self, x: Array) -> Array:
         batch, frames, height, width, channels = x.shape
         tokens = self.norm(x).reshape(batch * frames, height * width, 1, channels)
