@@ -135,7 +135,10 @@ class TracedDeviceByDevice:
         )
 
     def compile(self) -> Callable:
-        """The executable of whole batches, which this process's devices run side by side."""
+        """The executable of whole batches, which this process's devices run side by side.
+
+        Its attribute `programs` holds the executable of each device.
+        """
         programs = {}
         for device in self._mesh.local_devices:
             own = jax.sharding.SingleDeviceSharding(device)
@@ -151,6 +154,7 @@ class TracedDeviceByDevice:
             ]
             return jax.tree.map(self._join, *results)
 
+        run.programs = programs
         return run
 
     def _join(self, *parts):

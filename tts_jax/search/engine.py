@@ -8,6 +8,7 @@ import time
 import types
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -43,6 +44,7 @@ from tts_jax.search.tree import Node
 from tts_jax.verifiers.panel import Panel
 
 Progress = Callable[[int, int], None]
+Around = Callable[[int, Round], AbstractContextManager]
 
 # Links that a chain of keys has room for; a search takes the first that suffices. Searches without
 # moves have room too: what is drawn from a plain key is rounded differently.
@@ -305,6 +307,7 @@ class Search:
         keep_frames: bool = True,
         store: Store | None = None,
         progress: Progress | None = None,
+        around: Around | None = None,
     ) -> SearchResult:
         """Searches for one prompt.
 
@@ -318,6 +321,7 @@ class Search:
           keep_frames: whether the nodes of incomplete videos hold the frames they were judged by.
           store: keeps the search between rounds, and holds what an earlier start has done.
           progress: called with the denoiser calls made and planned, whenever some were made.
+          around: gives a context in which a round, with its number, is executed.
 
         Raises:
           SearchConfigError: rounds that fit neither the generator nor the panel nor the stages, or
@@ -327,7 +331,7 @@ class Search:
         """
         options = dict(seed=seed, prompt_index=prompt_index)
         run = _Run(self, prompt, preset, budget, **options)
-        run.begin(stage_prompts, keep_frames, progress)
+        run.begin(stage_prompts, keep_frames, progress, around)
         saved = store and store.load()
 
         def after_round(record: Record):
@@ -461,6 +465,7 @@ class _Run:
         stage_prompts: Sequence[str],
         keep_frames: bool = False,
         progress: Progress | None = None,
+        around: Around | None = None,
     ) -> None:
         """Encodes the prompts; without stage prompts, stages judge by the whole one."""
         self.forest.encode()
@@ -469,6 +474,7 @@ class _Run:
             stage_prompts = [self.forest.prompt] * (1 + max(judged, default=-1))
         self._queries = self.forest.prepare(stage_prompts)
         self._stages, self._keep_frames, self._progress = len(stage_prompts), keep_frames, progress
+        self._around = around or (lambda number, request: nullcontext())
         self._priced = PricedForest(self.forest)
 
     def resume(self, saved: Saved) -> None:
@@ -512,9 +518,10 @@ class _Run:
     def execute(self, request: Round, nodes: Sequence[Node]) -> None:
         self._check(request)
         bound = self._bound(request, self._done)
-        self._grow(self.forest, request, bound)
-        if request.judges:
-            self._judge(request, nodes, bound[1])
+        with self._around(self._done, request):
+            self._grow(self.forest, request, bound)
+            if request.judges:
+                self._judge(request, nodes, bound[1])
         self._done += 1
 
     def forget_all_but(self, nodes: Sequence[Node]) -> None:

@@ -189,6 +189,7 @@ class Forest:
             component = _component(fidelity)
             nfe = generator.renoise_nfe(step.depth, to)
 
+        @jax.named_scope("expand")
         def move(params, condition, branch, key, index, strength):
             key = self._wrap(key)
             if kind == "neighbour":
@@ -239,6 +240,7 @@ class Forest:
         key = "advance", fidelity, program, static, shape.siblings, self._room
 
         def build():
+            @jax.named_scope("advance")
             def child(params, condition, s, branch, key, index):
                 key = noise.fold_in(self._wrap(key), index)
                 s = s if static is None else static
@@ -313,9 +315,11 @@ class Forest:
         ahead = 0 if look == "committed" else generator.estimate_nfe(segment, look)
         segmented = () if look == "committed" else (look,)
 
+        @jax.named_scope("estimate")
         def estimate(params, condition, branch):
             return generator.estimate(params, condition, branch, segment, *segmented)
 
+        @jax.named_scope("decode")
         def finish(params, latents):
             return latents, generator.decode(params, latents), jnp.isfinite(latents).all()
 
@@ -358,6 +362,7 @@ class Forest:
         """
 
         def build(verifier):
+            @jax.named_scope(verifier.name)
             def score(params, query, frames):
                 found = verifier.score(params, frames[:, -1:] if last else frames, query)
                 if jnp.shape(found) != (len(frames),):
@@ -402,7 +407,7 @@ class Forest:
         padded[: len(scores)] = scores
         valid = np.arange(width) < len(scores)
         key = "value", panel.key, aggregation
-        function = partial(panel.value, aggregation=aggregation)
+        function = jax.named_scope("prune")(partial(panel.value, aggregation=aggregation))
         args = jax.device_put((padded, valid), self.mesh.local_devices[0])
         found = self._call("search", key, lambda: function, *args)
         return np.asarray(found)[: len(scores)]
@@ -442,6 +447,7 @@ class Forest:
         data = self._copy(self._prompt_key)
         generator = self.models.generators[fidelity]
 
+        @jax.named_scope("expand")
         def root(params, condition, data):
             key = jax.random.fold_in(jax.random.wrap_key_data(data), 0)
             branch = generator.init(params, condition, key)
@@ -498,7 +504,8 @@ class Forest:
 
     def _shift(self, key, function, *args, donate=()):
         out = self._where
-        return self._call("search", key, lambda: function, *args, donate=donate, out=out)
+        scoped = jax.named_scope("expand")(function)
+        return self._call("search", key, lambda: scoped, *args, donate=donate, out=out)
 
     @property
     def _where(self) -> NamedSharding:
@@ -513,7 +520,8 @@ class Forest:
         return split(tree, self.mesh)
 
     def _call(self, component: str, key, build, *args, **work):
-        return self.models.programs(self.ledger[component], key, build, *args, **work)
+        programs, cost = self.models.programs, self.ledger[component]
+        return programs(cost, key, build, *args, component=component, **work)
 
 
 class PricedForest(Forest):

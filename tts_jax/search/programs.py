@@ -2,9 +2,11 @@
 
 import time
 from collections.abc import Callable, Hashable
+from dataclasses import dataclass
 from typing import Any
 
 import jax
+from jax.profiler import TraceAnnotation
 
 from tts_jax.parallel import DeviceByDevice, TracedDeviceByDevice
 from tts_jax.search.flops import jaxpr_flops
@@ -12,6 +14,34 @@ from tts_jax.search.ledger import Cost, Ledger
 
 # What a call may take above the slowest seen so far.
 MARGIN = 1.25
+# Names the calls of executables in a profile; "number" is their place among `Programs.built`.
+ANNOTATION = "tts_jax program"
+
+
+@dataclass(frozen=True)
+class Built:
+    """An executable.
+
+    Attributes:
+      component: first charged with it.
+      key: names its function.
+      run: takes the arguments.
+      began: when it was traced, by `time.perf_counter`.
+      seconds: that tracing and compiling took.
+      number: its place among all.
+    """
+
+    component: str
+    key: Hashable
+    run: Callable
+    began: float
+    seconds: float
+    number: int
+
+    @property
+    def parts(self) -> list[jax.stages.Compiled]:
+        """What the compiler made: one for all devices, or one for each."""
+        return list(getattr(self.run, "programs", {0: self.run}).values())
 
 
 class Programs:
@@ -25,6 +55,11 @@ class Programs:
         """Executables built so far."""
         return len(self._built)
 
+    @property
+    def built(self) -> list[Built]:
+        """The executables in the order in which they were built."""
+        return list(self._built.values())
+
     def __call__(
         self,
         cost: Cost,
@@ -36,6 +71,7 @@ class Programs:
         nfe: int = 0,
         donate: tuple[int, ...] = (),
         out: jax.sharding.Sharding | None = None,
+        component: str = "",
     ) -> Any:
         """Runs a function's executable, building it at the first call with such shapes.
 
@@ -49,6 +85,7 @@ class Programs:
           nfe: denoiser calls per branch.
           donate: arguments whose memory the result may take.
           out: where all of the result lies; by default where the compiler puts it.
+          component: the name of what is charged.
 
         Returns:
           The function's result, ready.
@@ -59,12 +96,15 @@ class Programs:
             # What a price was traced with does not say where arrays lie.
             self._traced.pop(name, None)
             traced, _ = self._trace(name, build, args, donate, out)
-            self._built[name] = _compile(traced)
+            run = _compile(traced)
+            seconds = time.perf_counter() - start
+            self._built[name] = Built(component, key, run, start, seconds, len(self._built))
             cost.compilations += 1
-            cost.compile_seconds += time.perf_counter() - start
-        _, flops = self._traced[name]
+            cost.compile_seconds += seconds
+        built, (_, flops) = self._built[name], self._traced[name]
         start = time.perf_counter()
-        result = jax.block_until_ready(self._built[name](*args))
+        with TraceAnnotation(ANNOTATION, number=built.number):
+            result = jax.block_until_ready(built.run(*args))
         seconds = time.perf_counter() - start
         self._slowest[name] = max(seconds, self._slowest.get(name, 0.0))
         cost += _work(live, dead, nfe, flops, seconds)
