@@ -34,7 +34,7 @@ from experiments import cli
 from experiments.models import load_models, load_search
 from experiments.trace import ROUND, Operation, Trace, read_trace
 from tts_jax import media
-from tts_jax.search import Round, Search, SearchResult, load_preset
+from tts_jax.search import Round, Search, SearchResult, load_preset, plan
 from tts_jax.search.programs import Built
 
 HIT = "/jax/compilation_cache/cache_hits"
@@ -60,6 +60,8 @@ def main(options: flags.FlagValues) -> None:
     config, console = options.config, Console(highlight=False)
     if not console.is_terminal:
         console.width = max(console.width, 120)
+    if options.output and not Path(options.output).parent.is_dir():
+        raise cli.UsageError(f"the folder of --output={options.output} does not exist")
     cache = cli.use_compilation_cache()
     with watch_compilation() as compilation, _keys_with_scopes():
         memory = {"start": peak_memory()}
@@ -67,6 +69,11 @@ def main(options: flags.FlagValues) -> None:
         models.check([options.prompt])
         search, preset = load_search(config, models), load_preset(config.search)
         memory["models loaded"] = peak_memory()
+        rounds = len(plan(preset, search.outline).rounds)
+        if options.round >= rounds:
+            raise cli.UsageError(
+                f"--round={options.round}, but the search has the rounds 0 to {rounds - 1}"
+            )
 
         def run(around=None) -> SearchResult:
             return search.run(
@@ -78,12 +85,8 @@ def main(options: flags.FlagValues) -> None:
                 around=around,
             )
 
-        cold = run()
+        run()
         memory["first search"] = peak_memory()
-    if options.round >= len(cold.requests):
-        raise cli.UsageError(
-            f"--round={options.round}, but the search has the rounds 0 to {len(cold.requests) - 1}"
-        )
     seconds = time_rounds(run)
     chosen = options.round if options.round >= 0 else seconds.index(max(seconds))
     with contextlib.ExitStack() as stack:

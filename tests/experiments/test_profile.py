@@ -1,6 +1,7 @@
 """experiments.profile: a round of a tiny search, traced, read and told."""
 
 import json
+import shutil
 
 import pytest
 
@@ -8,6 +9,17 @@ from experiments import cli, profile
 from experiments.trace import Call, Operation, Trace
 
 PROMPT = "a red circle moving right"
+
+
+@pytest.fixture(scope="module")
+def first_frame(checkpoint, tmp_path_factory):
+    """The checkpoint as one of videos that end after their first unit: fewer programs."""
+    folder = tmp_path_factory.mktemp("checkpoints") / "first_frame"
+    shutil.copytree(checkpoint, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["generator"]["sampler"]["frames"] = 1
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
 
 
 def run(checkpoint, *arguments):
@@ -25,13 +37,13 @@ def run(checkpoint, *arguments):
 
 
 def test_one_command_tells_time_by_stage_and_layer_compilation_and_memory(
-    checkpoint, tmp_path, capsys
+    first_frame, tmp_path, capsys
 ):
     output = tmp_path / "profile.json"
-    assert run(checkpoint, f"--output={output}", f"--trace={tmp_path / 'trace'}") == 0
+    assert run(first_frame, f"--output={output}", f"--trace={tmp_path / 'trace'}") == 0
     found = json.loads(output.read_text())
     told = capsys.readouterr().out
-    assert [(r["to"], r["branches"], r["judges"]) for r in found["rounds"]] == [(5, 2, "panel")]
+    assert [(r["to"], r["branches"], r["judges"]) for r in found["rounds"]] == [(1, 2, "panel")]
     assert list((tmp_path / "trace").rglob("*.xplane.pb"))
 
     layers = {(row["stage"], row["layer"]): row for row in found["layers"]}
@@ -74,7 +86,14 @@ def test_gaps_are_what_no_device_fills_and_say_where_they_are():
     ]
 
 
-def test_a_round_that_the_search_has_not_is_one_line(checkpoint, capsys):
-    assert run(checkpoint, "--round=-2") == cli.EXIT_BAD_INPUT
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("--round=1", "--round=1, but the search has the rounds 0 to 0"),
+        ("--output=/no/such/folder/profile.json", "folder of --output=/no/such/folder"),
+    ],
+)
+def test_bad_input_is_one_line(first_frame, capsys, argument, message):
+    assert run(first_frame, argument) == cli.EXIT_BAD_INPUT
     error = capsys.readouterr().err
-    assert "round" in error and error.count("\n") == 1
+    assert message in error and error.count("\n") == 1
