@@ -134,7 +134,7 @@ def read_trace(folder: Path | str, built: Sequence[Built], verifiers: Sequence[s
     Raises:
       ValueError: no profile, or one without a round.
     """
-    files = list(Path(folder).rglob("*.xplane.pb"))
+    files = sorted(Path(folder).rglob("*.xplane.pb"))  # their folders are named by time
     if not files:
         raise ValueError(f"the profiler wrote no trace to {folder}")
     lines, numbered, rounds = [], [], []

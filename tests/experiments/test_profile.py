@@ -68,7 +68,10 @@ def test_one_command_tells_time_by_stage_and_layer_compilation_and_memory(
         assert 0 < sizes["peak"] <= sum(sizes.values()) - sizes["peak"]
     peaks = [moment["process"] for moment in found["memory"]["process"].values()]
     assert peaks == sorted(peaks) and peaks[0] > 1e6
-    for word in ("device time by stage", "dot_general", "from the cache", "temporaries"):
+    kinds = {(row["kind"], row["stage"], row["layer"]) for row in found["operations"]}
+    assert {("dot_general", "clip", "mlp"), ("conv_general_dilated", "decode", "conv")} <= kinds
+    longest = found["operations"][0]["name"]
+    for word in ("device time by stage", longest, "from the cache", "temporaries"):
         assert word in told
 
 
