@@ -19,6 +19,7 @@ TOWER_IGNORED = {
     r"text_(model|projection)\..*": "the prompt does not matter",
     r"logit_scale": "the prompt does not matter",
     r"vision_model\.embeddings\.position_ids": "recomputed",
+    r"laion_(linear|mlp)\..*": "heads, which are components of their own",
 }
 HEAD_RULES = {
     r"(\d+)\.weight": (r"layers.\1.kernel", LINEAR),

@@ -6,10 +6,12 @@ before frames and rows; docs/recording_golden.md lists the names.
 B batch  T frames  H W size  C channels  L tokens.
 """
 
+import dataclasses
 import functools
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +19,12 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
-from converters.sources import ConversionError
+from converters import aesthetic
+from converters.components import Component, open_component
+from converters.core import stream
+from converters.registry import COMPONENTS
+from converters.sources import ConversionError, refuse
+from tts_jax.checkpoints import unflatten
 from tts_jax.generators.cogvideox import vae as cogvideox
 from tts_jax.generators.nova import vae as nova_vae
 from tts_jax.generators.nova.transformer import patchify
@@ -30,6 +37,7 @@ from tts_jax.generators.pyramid_flow.vae import (
 )
 from tts_jax.language.clip_text import TextTower
 from tts_jax.nn.encoder import normalise
+from tts_jax.verifiers.aesthetic import HeadConfig
 from tts_jax.verifiers.clip import CLIP
 
 Tensors = Mapping[str, np.ndarray]
@@ -107,12 +115,29 @@ class Case:
     """A component and its recorded calls.
 
     Attributes:
-      component: one of `converters.registry.COMPONENTS`.
+      component: the name of one of `converters.registry.COMPONENTS`, or of a model that is verified
+        but not converted.
       outputs: runs the inputs among the tensors of `io.safetensors`.
+      recorded: the component as golden folders have it, where that is not as it is published.
+      wants: the tensor that tells that a folder has recorded the component; "" of all folders.
     """
 
     component: str
     outputs: Callable[[Run, Tensors], Iterator[Output]]
+    recorded: Component | None = None
+    wants: str = ""
+
+    def load(self, folder: Path) -> Run:
+        """The model of a golden folder's weights.
+
+        Raises:
+          ConversionError: the folder is incomplete, or does not fit the table.
+        """
+        component = self.recorded or COMPONENTS[self.component]
+        found = open_component(component, folder / "config.json", folder / "weights.safetensors")
+        refuse(found.faults)
+        params = unflatten(dict(stream(found.tensors, found.like, found.steps)), found.like)
+        return Run(found.graph, params, found.fields)
 
 
 def channels_last(x: np.ndarray) -> np.ndarray:
@@ -343,7 +368,35 @@ def clip_outputs(run: Run, tensors: Tensors) -> Iterator[Output]:
             yield Output(name, values, tensors[name], atol=1e-4 if scaled else 2e-5)
 
 
-CASES = {
+def tower_outputs(run: Run, tensors: Tensors) -> Iterator[Output]:
+    """CLIP's image tower by itself, as the aesthetic predictors have it."""
+    image = run(lambda tower, x: tower.embed(x), channels_last(tensors["pixel_values"]))
+    yield Output("image_embeds, tower alone", image, tensors["image_embeds"], atol=2e-5)
+
+
+def _head(kind: str) -> Case:
+    """A LAION head; CLIP's folder has its sizes and its weights among its own."""
+    published, name = COMPONENTS[f"laion_aesthetic_{kind}"], f"laion_{kind}"
+
+    def read(fields: Mapping) -> HeadConfig:
+        dims = tuple(fields.get("laion_mlp_dims", ()))
+        config = dataclasses.replace(published.published(), inputs=fields["projection_dim"])
+        return dataclasses.replace(config, widths=dims[1:]) if kind == "mlp" and dims else config
+
+    def prepare(stored: Mapping) -> dict:
+        own = {n.removeprefix(f"{name}."): t for n, t in stored.items() if n.startswith(f"{name}.")}
+        return aesthetic.prepare(own)
+
+    def outputs(run: Run, tensors: Tensors) -> Iterator[Output]:
+        scores = run(lambda head, x: head(normalise(x)), tensors["image_embeds"])
+        yield Output(name, scores[:, None], tensors[name], atol=1e-5)
+
+    inert = COMPONENTS["clip_vit_large_patch14"].inert | {"text_config", "vision_config"}
+    recorded = dataclasses.replace(published, read=read, prepare=prepare, inert=inert)
+    return Case(f"laion_aesthetic_{kind}", outputs, recorded, wants=name)
+
+
+_SINGLE = {
     "pyramid_flow_vae": Case("pyramid_flow_vae", vae_outputs),
     "pyramid_flow_flux": Case("pyramid_flow_flux", denoiser_outputs),
     "pyramid_flow_mmdit": Case("pyramid_flow_mmdit", denoiser_outputs),
@@ -357,5 +410,13 @@ CASES = {
     "umt5_xxl_encoder": Case("umt5_xxl_encoder", t5_outputs),
     "clip_l_text": Case("clip_l_text", clip_text_outputs),
     "open_clip_bigg_text": Case("open_clip_bigg_text", clip_text_outputs),
-    "clip_readouts": Case("clip_vit_large_patch14", clip_outputs),
+}
+CASES: dict[str, tuple[Case, ...]] = {
+    **{name: (case,) for name, case in _SINGLE.items()},
+    "clip_readouts": (
+        Case("clip_vit_large_patch14", clip_outputs),
+        Case("clip_l_vision", tower_outputs),
+        _head("linear"),
+        _head("mlp"),
+    ),
 }

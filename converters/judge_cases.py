@@ -5,6 +5,8 @@ Tolerances are absolute: 1e-4 for states, 2e-4 for logits, of models whose state
 B branches  T frames  H W size  L tokens  R visual rows  D width.
 """
 
+import dataclasses
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 
 import jax
@@ -13,12 +15,18 @@ import numpy as np
 from jax import Array
 
 from converters.cases import Case, Output, Run, Tensors, channels_last
+from converters.registry import COMPONENTS
 from tts_jax.verifiers.image_selector import ImageSelector
 from tts_jax.verifiers.judging import ROW, ask, begin, weave
 from tts_jax.verifiers.videollama3 import VideoLLaMA3
 from tts_jax.verifiers.videoreward import NAMES, VideoReward
 from tts_jax.verifiers.videoscore import VideoScore
-from tts_jax.verifiers.visionreward import VisionReward, compressed_positions
+from tts_jax.verifiers.visionreward import (
+    VisionReward,
+    VisionRewardConfig,
+    compressed_positions,
+    expert_rows,
+)
 from tts_jax.vision.preprocess import CLIP_MEAN, CLIP_STD
 from tts_jax.vision.resize import normalise_levels
 from tts_jax.vision.siglip import MEAN, STD, bucketed_places
@@ -147,6 +155,26 @@ def _cogvlm_outputs(run: Run, tensors: Tensors, layout: str, rows: Array) -> Ite
     yield from _answer(run, tensors, f"{layout}p_yes_no", answer)
 
 
+def cogvlm2_image_outputs(run: Run, tensors: Tensors) -> Iterator[Output]:
+    """An image of CogVLM2, whose rows pass the experts of their own, and the text around it."""
+    visual = tensors["token_type_ids"][0] == 1
+    ids = np.where(visual, ROW, tensors["input_ids"][0])
+    expert, positions = expert_rows(visual), compressed_positions(visual)
+
+    def judge(model: VisionReward, pixels):
+        rows = model.vision(pixels)
+        x = weave(model.decoder, ids, rows)
+        hidden, _ = model.decoder(x, jnp.asarray(positions)[None], visual=jnp.asarray(expert)[None])
+        return rows, x, hidden, model.decoder.logits(hidden)
+
+    for name, found in (("vision_expert_mask", expert), ("position_ids", positions)):
+        if name in tensors:
+            yield Output(name, found, tensors[name][0], atol=0, rtol=0)
+    found = run(judge, channels_last(tensors["pixel_values"]))
+    names = ("vision.out", "inputs_embeds", "final_hidden", "logits")
+    yield from _outputs(dict(zip(names, found, strict=True)), tensors)
+
+
 def videollama3_outputs(run: Run, tensors: Tensors) -> Iterator[Output]:
     """A video of VideoLLaMA3, the rows that are left out, and the answer after its last tokens."""
     whole = _places(tensors["input_ids_uncompressed"][0], run.field("image_token_index"))
@@ -249,10 +277,15 @@ def _reward(
     return jax.tree.map(np.asarray, run(judge, pixels, text))
 
 
+_IMAGE_MODEL = dataclasses.replace(
+    COMPONENTS["visionreward_video"],
+    read=functools.partial(VisionRewardConfig.from_reference, expert=True),
+)
 CASES = {
-    "videoscore": Case("videoscore", videoscore_outputs),
-    "cogvlm2_video": Case("visionreward_video", visionreward_outputs),
-    "videollama3": Case("videollama3_7b", videollama3_outputs),
-    "llava_onevision_orm": Case("llava_onevision_qwen2_7b", image_selector_outputs),
-    "videoreward": Case("videoreward_merged", videoreward_outputs),
+    "videoscore": (Case("videoscore", videoscore_outputs),),
+    "cogvlm2_video": (Case("visionreward_video", visionreward_outputs),),
+    "cogvlm2_visual_expert": (Case("cogvlm2_image", cogvlm2_image_outputs, _IMAGE_MODEL),),
+    "videollama3": (Case("videollama3_7b", videollama3_outputs),),
+    "llava_onevision_orm": (Case("llava_onevision_qwen2_7b", image_selector_outputs),),
+    "videoreward": (Case("videoreward_merged", videoreward_outputs),),
 }

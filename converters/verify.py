@@ -14,7 +14,7 @@ relative error is beyond that. How to record a golden folder: docs/recording_gol
 
 import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import jax
@@ -23,27 +23,13 @@ import numpy as np
 from absl import flags
 
 from converters import cases, cli, judge_cases
-from converters.cases import Case, Output, Run
-from converters.components import interpret, open_component
-from converters.core import stream
-from converters.registry import COMPONENTS, MODELS
+from converters.cases import Case, Output, Run, Tensors
+from converters.components import interpret
+from converters.registry import MODELS
 from converters.sources import ConversionError, read_json, read_tensors, refuse
-from tts_jax.checkpoints import ORBAX, CheckpointError, load_orbax, unflatten
+from tts_jax.checkpoints import ORBAX, CheckpointError, load_orbax
 
 CASES = {**cases.CASES, **judge_cases.CASES}
-
-
-def load_golden(case: Case, folder: Path) -> Run:
-    """The model of a golden folder's weights.
-
-    Raises:
-      ConversionError: the folder is incomplete, or does not fit the table.
-    """
-    component = COMPONENTS[case.component]
-    found = open_component(component, folder / "config.json", folder / "weights.safetensors")
-    refuse(found.faults)
-    params = unflatten(dict(stream(found.tensors, found.like, found.steps)), found.like)
-    return Run(found.graph, params, found.fields)
 
 
 def load_converted(case: Case, folder: Path) -> Run | None:
@@ -69,20 +55,19 @@ def load_converted(case: Case, folder: Path) -> Run | None:
     return None
 
 
-def verify(case: Case, folder: Path, run: Run) -> list[Output]:
+def verify(case: Case, path: Path, tensors: Tensors, run: Run) -> list[Output]:
     """Runs the inputs of a golden folder.
 
     Args:
       case: what they are inputs of.
-      folder: the golden folder.
+      path: the file of inputs and outputs.
+      tensors: what it holds.
       run: the model.
 
     Raises:
-      ConversionError: the folder has no inputs, or such that the model cannot take.
+      ConversionError: the file has no inputs, or such that the model cannot take.
     """
     run = dataclasses.replace(run, params=jax.tree.map(jnp.asarray, run.params))
-    path = folder / "io.safetensors"
-    tensors = {name: np.asarray(tensor) for name, tensor in read_tensors(path).items()}
     try:
         with jax.default_matmul_precision("highest"):
             outputs = list(case.outputs(run, tensors))
@@ -96,6 +81,19 @@ def verify(case: Case, folder: Path, run: Run) -> list[Output]:
     if not outputs:
         raise ConversionError(f"{path} holds no input of {case.component}")
     return outputs
+
+
+def _outputs(folder: Path, found: Sequence[Case], checkpoint: str | None) -> Iterator[Output]:
+    """Of the cases that a golden folder has recorded and a checkpoint, if there is one, holds."""
+    path = folder / "io.safetensors"
+    tensors = {name: np.asarray(tensor) for name, tensor in read_tensors(path).items()}
+    for case in found:
+        if not case.wants or case.wants in tensors:
+            run = (
+                case.load(folder) if checkpoint is None else load_converted(case, Path(checkpoint))
+            )
+            if run is not None:
+                yield from verify(case, path, tensors, run)
 
 
 def define(values: flags.FlagValues) -> None:
@@ -117,18 +115,14 @@ def main(values: flags.FlagValues) -> int:
     folders = {root.name: root} if single else {n: root / n for n in CASES if (root / n).is_dir()}
     checked = failed = 0
     for name, folder in folders.items():
-        case = CASES[name]
-        if values.checkpoint is None:
-            model = load_golden(case, folder)
-        else:
-            model = load_converted(case, Path(values.checkpoint))
-        for output in () if model is None else verify(case, folder, model):
+        for output in _outputs(folder, CASES[name], values.checkpoint):
             good = output.good if values.rtol is None else output.relative_error <= values.rtol
             checked, failed = checked + 1, failed + (not good)
             verdict = "ok" if good else "FAILED"
             print(
-                f"{name:20} {output.name:28} relative error {output.relative_error:.1e}  "
-                f"largest difference {output.difference:.1e}  {verdict}"
+                f"{name:21} {output.name:28} relative error {output.relative_error:.1e}  "
+                f"largest difference {output.difference:.1e}  {verdict}",
+                flush=True,
             )
     if not checked:
         of = "" if values.checkpoint is None else f" for {values.checkpoint}"

@@ -59,10 +59,10 @@ def test_recorded_denoiser_calls_pass(golden, tmp_path, run, capsys, name):
     assert "b_hist2.out.0" in capsys.readouterr().out
 
 
-def test_recorded_clip_embeddings_pass(golden, run, capsys):
+def test_recorded_clip_embeddings_and_aesthetic_heads_pass(golden, run, capsys):
     assert run(verify, golden=golden("clip_readouts")) == 0
     output = capsys.readouterr().out
-    for name in ("text_embeds", "image_embeds", "logits_per_image"):
+    for name in ("text_embeds", "image_embeds", "logits_per_image", "laion_linear", "laion_mlp"):
         assert name in output
 
 

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from converters.judge_cases import visionreward_outputs
+from converters.judge_cases import cogvlm2_image_outputs, visionreward_outputs
 from converters.visionreward import IGNORED, RULES, prepare
 from tts_jax.language.decoder import Decoder, DecoderConfig
-from tts_jax.verifiers.judging import ROW, says, weave
+from tts_jax.verifiers.judging import says
 from tts_jax.verifiers.panel import Panel
 from tts_jax.verifiers.visionreward import (
     Checklist,
@@ -20,8 +20,6 @@ from tts_jax.verifiers.visionreward import (
     VisionRewardConfig,
     VisionRewardVerifier,
     cogvlm_input,
-    compressed_positions,
-    expert_rows,
     final_score,
     stage_sum,
 )
@@ -108,27 +106,13 @@ def test_every_published_tensor_is_taken_once(check_manifest):
     assert taken == 1029 - 32 + 2 * fused
 
 
-def test_visual_rows_pass_their_expert(open_judge, close):
+def test_visual_rows_pass_their_expert(open_judge):
     def read(fields):
         return VisionRewardConfig.from_reference(fields, expert=True)
 
     judge = open_judge("cogvlm2_visual_expert", VisionReward, read, RULES, IGNORED, prepare)
-    io = judge.io
-    visual = io["token_type_ids"][0] == 1
-    np.testing.assert_array_equal(expert_rows(visual), io["vision_expert_mask"][0])
-    ids = np.where(visual, ROW, io["input_ids"][0])
-
-    def judged(model, pixels):
-        rows = model.vision(pixels)
-        x = weave(model.decoder, ids, rows)
-        places = jnp.asarray(compressed_positions(visual))[None]
-        hidden, _ = model.decoder(x, places, visual=jnp.asarray(expert_rows(visual))[None])
-        return rows, hidden, model.decoder.logits(hidden)
-
-    rows, hidden, logits = judge.run(judged, np.moveaxis(io["pixel_values"], 1, -1))
-    close(rows, io["vision.out"])
-    close(hidden, io["final_hidden"])
-    close(logits, io["logits"], atol=2e-4)
+    names = ("vision_expert_mask", "position_ids", "vision.out", "final_hidden", "logits")
+    judge.check(cogvlm2_image_outputs, *names)
 
 
 CHECKLIST = Checklist(("is it [[prompt]]?", "is it calm?\n", "is it [[prompt]] or no?"), (1, 2, -1))
