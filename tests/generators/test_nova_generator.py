@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tts_jax.generators.from_image import FromImage
 from tts_jax.generators.nova import sampler as nova
 from tts_jax.generators.nova.generator import NOISE_TAG, Nova, NovaConfig
-from tts_jax.generators.nova.image import FromImage
 from tts_jax.generators.nova.sampler import Plan, SamplerConfig
 from tts_jax.generators.nova.transformer import TransformerConfig
 from tts_jax.generators.nova.vae import VAEConfig

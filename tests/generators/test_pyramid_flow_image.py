@@ -8,8 +8,8 @@ from flax import nnx
 from PIL import Image
 
 from tts_jax.generators import load_generator
+from tts_jax.generators.from_image import FromImage
 from tts_jax.generators.protocol import Generator
-from tts_jax.generators.pyramid_flow.image import FromImage
 from tts_jax.generators.pyramid_flow.vae import CausalVideoVAE, posterior_mode
 
 PROMPT = "a red circle moving right"

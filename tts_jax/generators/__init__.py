@@ -7,11 +7,11 @@ from pathlib import Path
 
 from tts_jax.checkpoints import CheckpointError, load_parts, save_safetensors
 from tts_jax.generators.cogvideox.generator import CogVideoX, CogVideoXConfig
-from tts_jax.generators.nova import image as nova_image
+from tts_jax.generators.from_image import FromImage
 from tts_jax.generators.nova.generator import Nova, NovaConfig
 from tts_jax.generators.protocol import Generator
-from tts_jax.generators.pyramid_flow import image as pyramid_flow_image
 from tts_jax.generators.pyramid_flow.generator import PyramidFlow, PyramidFlowConfig
+from tts_jax.media import read_image
 from tts_jax.nn.attention import check
 
 EMBEDDED = Path(__file__).parent.parent / "assets"
@@ -21,8 +21,6 @@ GENERATORS = {
     "cogvideox": (CogVideoX, CogVideoXConfig),
     "nova": (Nova, NovaConfig),
 }
-
-FROM_IMAGE = {"pyramid_flow": pyramid_flow_image, "nova": nova_image}
 
 
 def open_generator(
@@ -54,10 +52,9 @@ def open_generator(
         raise CheckpointError(f"a tokenizer of {folder} cannot be read: {error}") from error
     generator = build(config, tokenizers)
     if image:
-        if name not in FROM_IMAGE:
+        if not hasattr(generator, "begin_with_image"):
             raise ValueError(f"{name} does not start from an image")
-        module = FROM_IMAGE[name]
-        generator = module.FromImage(generator, module.open_image(image, config))
+        generator = FromImage(generator, read_image(image, *generator.frame_size))
     return generator
 
 
@@ -71,7 +68,7 @@ def load_generator(
       checkpoint: a folder with `config.json`, tokenizers and the parameters, as one safetensors
         file per part of the model or as `converters.convert` writes them; None or "embedded" takes
         the one inside the package.
-      image: a picture that videos start from, for those in `FROM_IMAGE`.
+      image: a picture that videos start from, for those that can begin with one.
       **overrides: sampler fields that replace those of the checkpoint, and `attention`, by name
         one of `tts_jax.nn.attention.IMPLEMENTATIONS`.
 

@@ -25,7 +25,7 @@ from tts_jax.generators.nova.transformer import (
     patchify,
     unpatchify,
 )
-from tts_jax.generators.nova.vae import CausalVideoVAE, VAEConfig
+from tts_jax.generators.nova.vae import CausalVideoVAE, VAEConfig, posterior_sample
 from tts_jax.generators.protocol import Look, Params
 from tts_jax.generators.pyramid_flow import vae as pyramid_flow
 from tts_jax.generators.pyramid_flow.vae import LatentFactors
@@ -400,15 +400,26 @@ class Nova(Networks):
             features = jax.lax.dynamic_index_in_dim(features, index, axis=1, keepdims=False)
         return branch, model.video.mix(branch.first, features)
 
-    def given(self, params: Params, condition: Condition, branch: Branch, frame: Array) -> Branch:
-        """A branch whose frame 0 is given instead of sampled.
+    @property
+    def frame_size(self) -> tuple[int, int]:
+        """Height and width of a frame, pixels."""
+        factor, (_, height, width, _) = self.config.vae.spatial_factor, self.config.latent_shape
+        return height * factor, width * factor
+
+    def begin_with_image(
+        self, params: Params, condition: Condition, branch: Branch, moments: Array, key: Key
+    ) -> Branch:
+        """A branch whose frame 0 is a draw from an image's latents instead of a sample.
 
         Args:
           params: the model's parameters.
           condition: of the prompt.
           branch: of `init`.
-          frame: latents in the transformer's scale, [H, W, C].
+          moments: of `encode_frames` for the image, [1, h, w, 2C].
+          key: of the draw.
         """
+        fresh = noise.normal(key, branch.latents.shape[1:])
+        frame = self.config.factors.to_model(posterior_sample(moments[0], fresh)[None])[0]
         branch, _ = self._read(self._model(params), condition, branch, 0, True)
         return dataclasses.replace(branch, latents=branch.latents.at[0].set(frame))
 

@@ -38,7 +38,12 @@ from tts_jax.generators.pyramid_flow.sampler import (
 from tts_jax.generators.pyramid_flow.sampler_config import Block, SamplerConfig, block_start
 from tts_jax.generators.pyramid_flow.text import T5, TEXT, TextEncoders, TextEncodersConfig
 from tts_jax.generators.pyramid_flow.transformer import Transformer, TransformerConfig
-from tts_jax.generators.pyramid_flow.vae import CausalVideoVAE, LatentFactors, VAEConfig
+from tts_jax.generators.pyramid_flow.vae import (
+    CausalVideoVAE,
+    LatentFactors,
+    VAEConfig,
+    posterior_sample,
+)
 from tts_jax.language.clip_text import TextConfig
 from tts_jax.language.t5 import T5Config
 from tts_jax.language.tokenizer import Tokenizer
@@ -312,6 +317,32 @@ class PyramidFlow(Networks):
         pending = 0 if sampler.segment == "unit" else sampler.frames_per_unit
         frames = sampler.frames, held, pending, pending
         return Branch(*(jnp.zeros((count, *shape)) for count in frames))
+
+    @property
+    def frame_size(self) -> tuple[int, int]:
+        """Height and width of a frame, pixels."""
+        factor, sampler = self.config.vae.spatial_factor, self.config.sampler
+        return sampler.height * factor, sampler.width * factor
+
+    def begin_with_image(
+        self, params: Params, condition: Condition, branch: Branch, moments: Array, key: Key
+    ) -> Branch:
+        """A branch whose unit 0 is a draw from an image's latents instead of a sample.
+
+        The published pipeline then takes the steps of a first frame for all units, and a guidance
+        of 4.
+
+        Args:
+          params: the model's parameters.
+          condition: of the prompt.
+          branch: of `init`.
+          moments: of `encode_frames` for the image, [1, h, w, 2C].
+          key: of the draw, and of the noise that units share.
+        """
+        noise = normal(fold_in(key, 0), (1, *branch.latents.shape[1:]))
+        first = self.config.latent_factors.to_model(posterior_sample(moments, noise))
+        held = normal(fold_in(key, 1), branch.noise.shape)
+        return dataclasses.replace(branch, latents=branch.latents.at[:1].set(first), noise=held)
 
     def advance(
         self,

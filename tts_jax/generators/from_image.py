@@ -1,4 +1,4 @@
-"""Image to video with NOVA: the first frame is given, frames after it are searched.
+"""Image to video: the first frame is given, what follows it is searched.
 
 P prompts  H W frame size  h w latent size  C latent channels.
 """
@@ -6,19 +6,14 @@ P prompts  H W frame size  h w latent size  C latent channels.
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from tts_jax.generators.nova.generator import Branch, Nova, NovaConfig
-from tts_jax.generators.nova.sampler import Condition
-from tts_jax.generators.nova.vae import posterior_sample
-from tts_jax.generators.protocol import Look, Params
-from tts_jax.media import read_image
-from tts_jax.solvers.noise import Key, fold_in, normal
+from tts_jax.generators.protocol import Branch, Condition, Generator, Look, Params
+from tts_jax.solvers.noise import Key, fold_in
 
 IMAGE_TAG = 0xFFFFFFFE  # no child has this index
 
@@ -26,43 +21,32 @@ IMAGE_TAG = 0xFFFFFFFE  # no child has this index
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class ImageCondition:
-    """A text condition and the moments of the first frame, [h, w, 2C]."""
+    """A text condition and the posterior moments of the first frame, [1, h, w, 2C]."""
 
     text: Condition
     moments: Array
 
 
-def open_image(path: Path | str, config: NovaConfig) -> np.ndarray:
-    """A picture resized to the frames of a generator, [H, W, 3] uint8.
-
-    Raises:
-      ValueError: it cannot be read.
-    """
-    factor, (_, height, width, _) = config.vae.spatial_factor, config.latent_shape
-    return read_image(path, height * factor, width * factor)
-
-
 class FromImage:
-    """A `Nova` whose frame 0 is done: a draw from the posterior of the image's latents.
+    """A generator whose unit 0 is done: a draw from the posterior of the image's latents.
 
-    The draw is the root's, so that all branches share it.
+    The draw is the root's, so that all branches share it. Of the generator it needs, beside the
+    protocol, `frame_size`, `encode_frames` and `begin_with_image`.
     """
 
-    def __init__(self, generator: Nova, image: np.ndarray):
+    def __init__(self, generator: Generator, image: np.ndarray):
         """Computes nothing yet.
 
         Args:
-          generator: the model, of more than one latent frame.
+          generator: the model, of more than one unit.
           image: the first frame, [H, W, 3] of the generator's size, uint8 or float in [0, 1].
 
         Raises:
-          ValueError: another size or type, or there is no frame after the first.
+          ValueError: another size or type, or there is no unit after the first.
         """
-        config = generator.config
-        factor, (frames, height, width, _) = config.vae.spatial_factor, config.latent_shape
-        shape = height * factor, width * factor, 3
+        shape = *generator.frame_size, 3
         image = np.asarray(image)
-        if frames < 2:
+        if len(generator.units) < 2:
             raise ValueError("the generator makes one latent frame, which the image is already")
         if image.shape != shape:
             raise ValueError(f"the image is {image.shape}, the generator's frames are {shape}")
@@ -90,16 +74,15 @@ class FromImage:
     def encode(self, params: Params, prompts: Sequence[str]) -> ImageCondition:
         """Text conditions of prompts, each with the image; see the protocol."""
         text = self.generator.encode(params, prompts)
-        moments = self._encode_image(params, jnp.asarray(self.image)[None])[0]
+        moments = self._encode_image(params, jnp.asarray(self.image)[None])
         return ImageCondition(text, jnp.broadcast_to(moments, (len(prompts), *moments.shape)))
 
     def init(self, params: Params, condition: ImageCondition, key: Key) -> Branch:
-        """A branch with the image as its frame 0; see the protocol."""
+        """A branch with the image as its unit 0; see the protocol."""
         branch = self.generator.init(params, condition.text, key)
-        noise = normal(fold_in(key, IMAGE_TAG), branch.latents.shape[1:])
-        drawn = posterior_sample(condition.moments, noise)[None]
-        frame = self.generator.config.factors.to_model(drawn)[0]
-        return self.generator.given(params, condition.text, branch, frame)
+        return self.generator.begin_with_image(
+            params, condition.text, branch, condition.moments, fold_in(key, IMAGE_TAG)
+        )
 
     def advance(
         self,
@@ -122,12 +105,34 @@ class FromImage:
         segment: int,
         look: Look = "committed",
     ) -> Array:
-        """Latents of the image and the frames so far; see the protocol."""
+        """Latents of the image and the units so far; see the protocol."""
         place = segment + self._done
         return self.generator.estimate(params, condition.text, branch, place, look)
 
+    def estimate_nfe(self, segment: int, look: Look) -> int:
+        """Denoiser calls of one `estimate`."""
+        return self.generator.estimate_nfe(segment + self._done, look)
+
+    def renoise(
+        self,
+        params: Params,
+        condition: ImageCondition,
+        branch: Branch,
+        key: Key,
+        segment: int,
+        to: int,
+        strength: Array,
+    ) -> Branch:
+        """Takes a branch back to an earlier noise level of its last unit; see the protocol."""
+        depths = segment + self._done, to + self._done
+        return self.generator.renoise(params, condition.text, branch, key, *depths, strength)
+
+    def renoise_nfe(self, segment: int, to: int) -> int:
+        """Denoiser calls of one `renoise`."""
+        return self.generator.renoise_nfe(segment + self._done, to + self._done)
+
     def draft(self) -> "FromImage | None":
-        """The same with fewer steps, if there are fewer."""
+        """The same with fewer denoising steps, if there are fewer."""
         draft = self.generator.draft()
         return None if draft is None else FromImage(draft, self.image)
 
