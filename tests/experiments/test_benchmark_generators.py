@@ -48,7 +48,7 @@ def test_compilations_are_of_as_many_layers_as_asked(tmp_path, capsys):
     found = json.loads(path.read_text())["compilation"]
     assert list(found) == ["clip_text"] and list(found["clip_text"]) == ["1", "3"]
     assert min(found["clip_text"].values()) > 0
-    two, four, six = (benchmark._layered(layers) for layers in (2, 4, 6))
+    two, four, six = (benchmark.layered(layers) for layers in (2, 4, 6))
     for name, network in four.items():
         assert two[name].parameters < network.parameters
         assert (

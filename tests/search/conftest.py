@@ -12,6 +12,8 @@ from tts_jax.search import Search, load_preset
 from tts_jax.solvers import noise
 from tts_jax.verifiers.panel import Panel
 
+pytest.register_assert_rewrite("tests.search.driver")
+
 WIDTH = 24
 
 

@@ -1,0 +1,36 @@
+"""The networks of the published generators, for `experiments.benchmark_generators`."""
+
+import functools
+from collections.abc import Callable
+
+from experiments.networks import cogvideox, pyramid_flow, text
+from experiments.networks.pairs import Network
+
+SIZES = ("tiny", "mid")  # mid: about 100 million parameters
+
+NETWORKS: dict[str, Callable[[str], Network]] = {
+    "pyramid_flow_flux": pyramid_flow.flux,
+    "pyramid_flow_mmdit": pyramid_flow.mmdit,
+    "pyramid_flow_vae_encode": functools.partial(pyramid_flow.vae, method="encode"),
+    "pyramid_flow_vae_decode": functools.partial(pyramid_flow.vae, method="decode"),
+    "cogvideox_2b": functools.partial(cogvideox.transformer, rotary=False),
+    "cogvideox_5b": functools.partial(cogvideox.transformer, rotary=True),
+    "cogvideox_vae_encode": functools.partial(cogvideox.vae, method="encode"),
+    "cogvideox_vae_decode": functools.partial(cogvideox.vae, method="decode"),
+    "t5": text.t5,
+    "clip_text": text.clip_text,
+}
+
+
+def layered(layers: int) -> dict[str, Network]:
+    """Abstract networks of so many layers, narrow: their width hardly matters to the compiler."""
+    return pyramid_flow.layered(layers) | cogvideox.layered(layers) | text.layered(layers)
+
+
+def decoders(*, small: bool = False) -> dict[str, Network]:
+    """Decoding a video of a published configuration, whole and in pieces; abstract.
+
+    Args:
+      small: whether the videos have a few tiles only.
+    """
+    return pyramid_flow.decoders(small=small) | cogvideox.decoders(small=small)
