@@ -33,9 +33,9 @@ from tts_jax.generators.pyramid_flow.vae import (
     CausalVideoVAE,
     LatentFactors,
     decode_latent,
-    posterior_sample,
 )
 from tts_jax.language.clip_text import TextTower
+from tts_jax.nn.autoencoder import posterior_sample
 from tts_jax.nn.encoder import normalise
 from tts_jax.verifiers.aesthetic import HeadConfig
 from tts_jax.verifiers.clip import CLIP

@@ -1,9 +1,10 @@
 """Which models can be converted: their components, and what our `config.json` says of them."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from converters import (
@@ -94,17 +95,25 @@ class Model:
         return COMPONENTS[self.parts[part].component]
 
 
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
 def _only(values: Iterable, allowed, name: str) -> None:
     odd = sorted({repr(value) for value in values if value != allowed})
     if odd:
         raise ValueError(f"{name} has {', '.join(odd)}; the port supports {allowed!r} only")
 
 
-def _read_vae(fields: Mapping) -> VAEConfig:
-    for name, block in (("encoder_down", "DownEncoder"), ("decoder_up", "UpDecoder")):
-        name = f"{name}_block_types"
-        _only(fields.get(name, ()), f"{block}BlockCausal3D", name)
-    return VAEConfig.from_reference(fields)
+def _with_blocks(read: Callable[[Mapping], Any], **types: str) -> Callable[[Mapping], Any]:
+    """Reads a VAE's config whose blocks, by field, are all of the one type that is ported."""
+
+    def checked(fields: Mapping):
+        for name, block in types.items():
+            _only(fields.get(f"{name}_block_types", ()), block, f"{name}_block_types")
+        return read(fields)
+
+    return checked
 
 
 def _read_flux(fields: Mapping) -> TransformerConfig:
@@ -115,13 +124,6 @@ def _read_flux(fields: Mapping) -> TransformerConfig:
             f"{config.head_size}"
         )
     return config
-
-
-def _read_cogvideox_vae(fields: Mapping) -> cogvideox_vae.VAEConfig:
-    for name, block in (("down", "Down"), ("up", "Up")):
-        name = f"{name}_block_types"
-        _only(fields.get(name, ()), f"CogVideoX{block}Block3D", name)
-    return cogvideox_vae.VAEConfig.from_reference(fields)
 
 
 def _read_clip(fields: Mapping) -> CLIPConfig:
@@ -192,7 +194,7 @@ def _clip_text(published: TextConfig) -> Component:
         read=TextConfig.from_reference,
         rules=clip.CLIP_TEXT_RULES,
         ignored=clip.CLIP_TEXT_IGNORED,
-        inert=frozenset({"projection_dim"}),  # of a tower without a projection
+        inert=_names("projection_dim"),  # of a tower without a projection
     )
 
 
@@ -204,9 +206,9 @@ def _t5(published: Callable[[], T5Config], rules: Rules) -> Component:
         rules=rules,
         ignored=t5.IGNORED,
         fixed={"dense_act_fn": "gelu_new", "is_gated_act": True},
-        inert=frozenset(
-            {"eos_token_id", "n_positions", "num_decoder_layers", "output_past"}
-            | {"scalable_attention", "scale_decoder_outputs"}
+        inert=_names(
+            "eos_token_id n_positions num_decoder_layers output_past scalable_attention "
+            "scale_decoder_outputs"
         ),
     )
 
@@ -218,56 +220,66 @@ def _cogvideox(published: Callable[[], Any]) -> Component:
         read=cogvideox_transformer.TransformerConfig.from_reference,
         rules=cogvideox.TRANSFORMER_RULES,
         fixed={"use_rotary_positional_embeddings": published().rotary},
-        inert=frozenset({"max_text_seq_length", "sample_frames", "temporal_compression_ratio"}),
+        inert=_names("max_text_seq_length sample_frames temporal_compression_ratio"),
     )
 
 
-_CLIP = frozenset(
-    {"logit_scale_init_value", "text_config_dict", "vision_config_dict", "laion_mlp_dims"}
-)
+_CLIP = _names("logit_scale_init_value text_config_dict vision_config_dict laion_mlp_dims")
 # Fields of language models that change nothing, or nothing that the port does not read elsewhere.
-_LANGUAGE = frozenset(
+_LANGUAGE = _names(
     """
     max_position_embeddings max_window_layers sliding_window use_sliding_window layer_types
     rope_scaling pad_token_id bos_token_id eos_token_id tokenizer_model_max_length
     tokenizer_padding_side tie_word_embeddings yes_token_id no_token_id vocab_size auto_map
     _attn_implementation _attn_implementation_autoset
-    """.split()
-)
-_LLAVA = frozenset(
     """
-    image_aspect_ratio image_crop_resolution image_grid_pinpoints image_split_resolution
-    image_token_index image_tokens mm_hidden_size mm_newline_position mm_patch_merge_type
-    mm_projector_lr mm_resampler_type mm_spatial_pool_mode mm_spatial_pool_stride mm_tunable_parts
-    mm_use_im_patch_token mm_use_im_start_end mm_vision_select_feature mm_vision_tower
-    mm_vision_tower_lr pos_skipping_range tokenizer_model_max_length tokenizer_padding_side
-    use_mm_proj use_pos_skipping vision_tower_pretrained add_faster_video add_time_instruction
-    delay_load faster_token_stride force_sample mlp_bias note
-    """.split()
 )
-_QWEN2_VL = frozenset(
-    """
-    base_vocab_size tokenizer_length special_token_ids video_token_id image_token_id
-    vision_start_token_id vision_end_token_id vision_token_id lora reward_token output_dim
-    spatial_patch_size in_chans in_channels
-    """.split()
-)
+_LLAVA = """
+image_aspect_ratio image_crop_resolution image_grid_pinpoints image_split_resolution
+image_token_index image_tokens mm_hidden_size mm_newline_position mm_patch_merge_type
+mm_projector_lr mm_resampler_type mm_spatial_pool_mode mm_spatial_pool_stride mm_tunable_parts
+mm_use_im_patch_token mm_use_im_start_end mm_vision_select_feature mm_vision_tower
+mm_vision_tower_lr pos_skipping_range tokenizer_model_max_length tokenizer_padding_side
+use_mm_proj use_pos_skipping vision_tower_pretrained add_faster_video add_time_instruction
+delay_load faster_token_stride force_sample mlp_bias note
+"""
+_QWEN2_VL = """
+base_vocab_size tokenizer_length special_token_ids video_token_id image_token_id
+vision_start_token_id vision_end_token_id vision_token_id lora reward_token output_dim
+spatial_patch_size in_chans in_channels
+"""
+
+
+def _judge(
+    build: Callable, published: Callable[[], Any], table: ModuleType, inert: str, **more
+) -> Component:
+    """A vision-language judge, whose key table is a module of its own."""
+    return Component(
+        build=build,
+        published=published,
+        read=type(published()).from_reference,
+        rules=table.RULES,
+        ignored=table.IGNORED,
+        inert=_LANGUAGE | _names(inert),
+        **more,
+    )
+
 
 COMPONENTS = {
     "pyramid_flow_vae": Component(
         build=CausalVideoVAE,
         published=VAEConfig.published,
-        read=_read_vae,
+        read=_with_blocks(
+            VAEConfig.from_reference,
+            encoder_down="DownEncoderBlockCausal3D",
+            decoder_up="UpDecoderBlockCausal3D",
+        ),
         rules=pyramid_flow.VAE_RULES,
         fixed={"encoder_type": "causal_vae_conv", "decoder_type": "causal_vae_conv"},
-        inert=frozenset(
-            {
-                "encoder_block_dropout",
-                "decoder_block_dropout",
-                "downsample_scale",
-                "sample_size",
-                "scaling_factor",  # the pipeline has factors of its own
-            }
+        # the pipeline has scaling factors of its own
+        inert=_names(
+            "encoder_block_dropout decoder_block_dropout downsample_scale sample_size "
+            "scaling_factor"
         ),
     ),
     "pyramid_flow_flux": Component(
@@ -276,23 +288,27 @@ COMPONENTS = {
         read=_read_flux,
         rules=pyramid_flow.FLUX_RULES,
         fixed={"patch_size": 1, "use_temporal_causal": True},
-        inert=frozenset({"interp_condition_pos"}),  # this variant always interpolates
+        inert=_names("interp_condition_pos"),  # this variant always interpolates
     ),
     "pyramid_flow_mmdit": Component(
         build=MMDiT,
         published=MMDiTConfig.published,
         read=MMDiTConfig.from_reference,
         rules=lambda config: pyramid_flow.mmdit_rules(config.blocks),
-        inert=frozenset({"max_num_frames"}),
+        inert=_names("max_num_frames"),
     ),
     "cogvideox_2b_transformer": _cogvideox(cogvideox_transformer.TransformerConfig.cogvideox_2b),
     "cogvideox_5b_transformer": _cogvideox(cogvideox_transformer.TransformerConfig.cogvideox_5b),
     "cogvideox_vae": Component(
         build=cogvideox_vae.CausalVideoVAE,
         published=cogvideox_vae.VAEConfig.cogvideox_5b,
-        read=_read_cogvideox_vae,
+        read=_with_blocks(
+            cogvideox_vae.VAEConfig.from_reference,
+            down="CogVideoXDownBlock3D",
+            up="CogVideoXUpBlock3D",
+        ),
         rules=cogvideox.VAE_RULES,
-        inert=frozenset({"force_upcast", "sample_size"}),
+        inert=_names("force_upcast sample_size"),
     ),
     "nova_d48w1024_osp480": Component(
         build=nova_transformer.Transformer,
@@ -301,10 +317,10 @@ COMPONENTS = {
         rules=nova.transformer_rules,
         settle=nova.settle_mixer,
         fixed={"derived.layer_norm_eps": 1e-5, "derived.adaln_eps": 1e-6},
-        inert=frozenset(
-            {"latent_size", "image_patch_size", "video_patch_size", "num_image_tokens"}
-            | {"num_video_tokens_per_frame", "image_encoder_first_half_blocks", "arch"}
-            | {"sample_scheduler", "loss_repeat", "label_dim", "num_train_timesteps"}
+        inert=_names(
+            "latent_size image_patch_size video_patch_size num_image_tokens "
+            "num_video_tokens_per_frame image_encoder_first_half_blocks arch sample_scheduler "
+            "loss_repeat label_dim num_train_timesteps"
         ),
     ),
     "nova_vae": Component(
@@ -318,7 +334,7 @@ COMPONENTS = {
             "tiling.latent_window": nova_vae.DECODER_WINDOW,
             "tiling.latent_overlap": nova_vae.SHARED,
         },
-        inert=frozenset({"sample_size", "force_upcast", "tiling"}),
+        inert=_names("sample_size force_upcast tiling"),
     ),
     "nova_text_encoder_phi2": Component(
         build=PhiEncoder,
@@ -326,9 +342,7 @@ COMPONENTS = {
         read=PhiConfig.from_reference,
         rules=nova.PHI_RULES,
         ignored=nova.PHI_IGNORED,
-        inert=frozenset(
-            {"max_position_embeddings", "embd_pdrop", "resid_pdrop", "eos_token_id", "auto_map"}
-        ),
+        inert=_names("max_position_embeddings embd_pdrop resid_pdrop eos_token_id auto_map"),
     ),
     "t5_v1_1_xxl_encoder": _t5(T5Config.t5_v1_1_xxl, t5.T5_RULES),
     "umt5_xxl_encoder": _t5(T5Config.umt5_xxl, t5.UMT5_RULES),
@@ -369,88 +383,55 @@ COMPONENTS = {
         rules=clip.VICLIP_RULES,
         prepare=clip.split_fused,
     ),
-    "videoscore": Component(
-        build=VideoScore,
-        published=VideoScoreConfig.videoscore,
-        read=VideoScoreConfig.from_reference,
-        rules=videoscore.RULES,
-        ignored=videoscore.IGNORED,
-        inert=_LANGUAGE
-        | {
-            "fake_image_token_id",
-            "image_token_id",
-            "num_channels",
-            "qk_layer_norms_perceiver",
-            "rms_norm_eps",  # of the perceiver: the judge takes the language model's
-        },
+    "videoscore": _judge(
+        VideoScore,
+        VideoScoreConfig.videoscore,
+        videoscore,
+        # the judge takes the language model's epsilon in the perceiver too
+        "fake_image_token_id image_token_id num_channels qk_layer_norms_perceiver rms_norm_eps",
     ),
-    "videollama3_7b": Component(
-        build=VideoLLaMA3,
-        published=VideoLLaMA3Config.videollama3_7b,
-        read=VideoLLaMA3Config.from_reference,
-        rules=videollama3.RULES,
-        ignored=videollama3.IGNORED,
-        inert=_LANGUAGE | {"image_token_index", "vision_encoder", "num_channels", "mm_hidden_size"},
+    "videollama3_7b": _judge(
+        VideoLLaMA3,
+        VideoLLaMA3Config.videollama3_7b,
+        videollama3,
+        "image_token_index vision_encoder num_channels mm_hidden_size",
     ),
-    "llava_onevision_qwen2_7b": Component(
-        build=ImageSelector,
-        published=ImageSelectorConfig.llava_onevision_7b,
-        read=ImageSelectorConfig.from_reference,
-        rules=image_selector.RULES,
-        ignored=image_selector.IGNORED,
-        inert=_LANGUAGE | _LLAVA,
+    "llava_onevision_qwen2_7b": _judge(
+        ImageSelector, ImageSelectorConfig.llava_onevision_7b, image_selector, _LLAVA
     ),
-    "videoreward_merged": Component(
-        build=VideoReward,
-        published=VideoRewardConfig.videoreward,
-        read=VideoRewardConfig.from_reference,
-        rules=videoreward.RULES,
-        ignored=videoreward.IGNORED,
-        inert=_LANGUAGE | _QWEN2_VL,
+    "videoreward_merged": _judge(
+        VideoReward,
+        VideoRewardConfig.videoreward,
+        videoreward,
+        _QWEN2_VL,
         prepare=videoreward.prepare,
     ),
-    "visionreward_video": Component(
-        build=VisionReward,
-        published=VisionRewardConfig.visionreward_video,
-        read=VisionRewardConfig.from_reference,
-        rules=visionreward.RULES,
-        ignored=visionreward.IGNORED,
-        inert=_LANGUAGE | {"auto_map", "template_version", "dropout_prob"},
+    "visionreward_video": _judge(
+        VisionReward,
+        VisionRewardConfig.visionreward_video,
+        visionreward,
+        "auto_map template_version dropout_prob",
         prepare=visionreward.prepare,
     ),
 }
 
 
-def _single(component: str) -> Model:
-    """One component by itself."""
-    return Model(
-        parts={component: Part(component=component)},
-        entries=lambda configs, settings: {
-            "component": {component: dataclasses.asdict(configs[component])}
-        },
-    )
+def _alone(part: str, component: str, place: Sequence[str], **more) -> Model:
+    """One network by itself, described at a place of our `config.json`."""
+
+    def entries(configs: Mapping[str, Any], settings: Mapping[str, Mapping]) -> dict:
+        found = dataclasses.asdict(configs[part])
+        for name in reversed(place):
+            found = {name: found}
+        return found
+
+    return Model(parts={part: Part(component=component)}, entries=entries, **more)
 
 
-def _verifier(name: str, component: str, extras: tuple[str, ...] = (), gather=None) -> Model:
+def _verifier(name: str, component: str, *extras: str, gather=None) -> Model:
     """A verifier, which needs its tokenizer beside its weights."""
-    return Model(
-        parts={name: Part(component=component)},
-        entries=lambda configs, settings: {"verifiers": {name: dataclasses.asdict(configs[name])}},
-        copies=("",),
-        extras=extras,
-        gather=gather,
-    )
-
-
-def _language_model() -> Model:
-    """A decoder that converses, with its tokenizer."""
-    return Model(
-        parts={LANGUAGE_MODEL: Part(component=LANGUAGE_MODEL)},
-        entries=lambda configs, settings: {
-            LANGUAGE_MODEL: dataclasses.asdict(configs[LANGUAGE_MODEL])
-        },
-        copies=("",),
-    )
+    place = "verifiers", name
+    return _alone(name, component, place, copies=("",), extras=extras, gather=gather)
 
 
 def _pyramid_flow(variant: str, size: str) -> Model:
@@ -489,48 +470,49 @@ def _pyramid_flow(variant: str, size: str) -> Model:
     )
 
 
-def _cogvideox_pipeline(size: str) -> Model:
-    """A published CogVideoX directory."""
+def _diffusers(name: str, build: Callable, sampler: Callable, parts: Mapping, inert: str) -> Model:
+    """A published directory in the layout of diffusers.
+
+    Args:
+      name: of our generator.
+      build, sampler: its config, and the reader of the part that is in the scheduler's file.
+      parts: our parts to component and folder.
+      inert: fields of the scheduler that change nothing.
+    """
 
     def entries(configs: Mapping[str, Any], settings: Mapping[str, Mapping]) -> dict:
-        sampler = CogVideoXSampler.from_reference(settings["scheduler"])
-        config = CogVideoXConfig(**configs, sampler=sampler)
-        return {"generator": {"name": "cogvideox", **dataclasses.asdict(config)}}
+        config = build(**configs, sampler=sampler(settings["scheduler"]))
+        return {"generator": {"name": name, **dataclasses.asdict(config)}}
 
     return Model(
-        parts={
-            "transformer": Part(component=f"cogvideox_{size}_transformer", folder="transformer"),
-            "vae": Part(component="cogvideox_vae", folder="vae"),
-            "t5": Part(component="t5_v1_1_xxl_encoder", folder="text_encoder"),
-        },
+        parts={part: Part(component=c, folder=folder) for part, (c, folder) in parts.items()},
         entries=entries,
         settings={"scheduler": "scheduler/scheduler_config.json"},
-        inert=frozenset({"clip_sample", "clip_sample_range", "sample_max_value", "steps_offset"}),
+        inert=_names(f"clip_sample clip_sample_range sample_max_value {inert}"),
         copies=("tokenizer",),
     )
+
+
+def _cogvideox_pipeline(size: str) -> Model:
+    """A published CogVideoX directory."""
+    parts = {
+        "transformer": (f"cogvideox_{size}_transformer", "transformer"),
+        "vae": ("cogvideox_vae", "vae"),
+        "t5": ("t5_v1_1_xxl_encoder", "text_encoder"),
+    }
+    read = CogVideoXSampler.from_reference
+    return _diffusers("cogvideox", CogVideoXConfig, read, parts, "steps_offset")
 
 
 def _nova_pipeline() -> Model:
     """The published nova-d48w1024-osp480 directory."""
-
-    def entries(configs: Mapping[str, Any], settings: Mapping[str, Mapping]) -> dict:
-        sampler = NovaSampler.from_reference(settings["scheduler"])
-        config = NovaConfig(**configs, sampler=sampler)
-        return {"generator": {"name": "nova", **dataclasses.asdict(config)}}
-
-    return Model(
-        parts={
-            "transformer": Part(component="nova_d48w1024_osp480", folder="transformer"),
-            "vae": Part(component="nova_vae", folder="vae"),
-            "phi": Part(component="nova_text_encoder_phi2", folder="text_encoder"),
-        },
-        entries=entries,
-        settings={"scheduler": "scheduler/scheduler_config.json"},
-        inert=frozenset(
-            {"clip_sample", "clip_sample_range", "sample_max_value", "dynamic_thresholding_ratio"}
-        ),
-        copies=("tokenizer",),
-    )
+    parts = {
+        "transformer": ("nova_d48w1024_osp480", "transformer"),
+        "vae": ("nova_vae", "vae"),
+        "phi": ("nova_text_encoder_phi2", "text_encoder"),
+    }
+    read = NovaSampler.from_reference
+    return _diffusers("nova", NovaConfig, read, parts, "dynamic_thresholding_ratio")
 
 
 def _pooled(config: TextConfig) -> int:
@@ -550,18 +532,16 @@ MODELS = {
     },
     **{f"cogvideox_{size}": _cogvideox_pipeline(size) for size in ("2b", "5b")},
     "nova": _nova_pipeline(),
-    **{name: _single(name) for name in COMPONENTS},
-    LANGUAGE_MODEL: _language_model(),
+    **{name: _alone(name, name, ("component", name)) for name in COMPONENTS},
+    LANGUAGE_MODEL: _alone(LANGUAGE_MODEL, LANGUAGE_MODEL, (LANGUAGE_MODEL,), copies=("",)),
     "clip_vit_large_patch14": _verifier("clip", "clip_vit_large_patch14"),
     "viclip": _verifier("viclip", "viclip"),
     **{f"aesthetic_{head}": _aesthetic(head) for head in ("linear", "mlp")},
-    "videoscore": _verifier("videoscore", "videoscore", (TEXTS,)),
-    "videollama3": _verifier("videollama3", "videollama3_7b", (TEXTS,)),
-    "image_selector": _verifier("image_selector", "llava_onevision_qwen2_7b", (TEXTS,)),
-    "videoreward": _verifier(
-        "videoreward", "videoreward_merged", (TEXTS,), gather=videoreward.gather
-    ),
+    "videoscore": _verifier("videoscore", "videoscore", TEXTS),
+    "videollama3": _verifier("videollama3", "videollama3_7b", TEXTS),
+    "image_selector": _verifier("image_selector", "llava_onevision_qwen2_7b", TEXTS),
+    "videoreward": _verifier("videoreward", "videoreward_merged", TEXTS, gather=videoreward.gather),
     "visionreward": _verifier(
-        "visionreward", "visionreward_video", (TEXTS, *PUBLISHED_CHECKLIST, *PUBLISHED_STAGES)
+        "visionreward", "visionreward_video", TEXTS, *PUBLISHED_CHECKLIST, *PUBLISHED_STAGES
     ),
 }

@@ -26,9 +26,10 @@ from tts_jax.generators import GENERATORS, save_generator
 from tts_jax.generators.nova import training as nova
 from tts_jax.generators.protocol import Generator
 from tts_jax.generators.pyramid_flow import training as pyramid_flow
-from tts_jax.generators.pyramid_flow.vae import LatentFactors, posterior_mode
+from tts_jax.generators.pyramid_flow.vae import LatentFactors
 from tts_jax.language.tokenizer import ASSET, open_tokenizer
 from tts_jax.media import write_bytes, write_png
+from tts_jax.nn.autoencoder import posterior_mode
 from tts_jax.worlds import moving_shapes as world
 
 TRAINING = {"pyramid_flow": pyramid_flow, "nova": nova}

@@ -25,10 +25,9 @@ from tts_jax.checkpoints import init_params, save_safetensors
 from tts_jax.generators.pyramid_flow.vae import (
     CausalVideoVAE,
     VAEConfig,
-    posterior_mode,
-    posterior_sample,
 )
 from tts_jax.media import write_png
+from tts_jax.nn.autoencoder import posterior_mode, posterior_sample
 from tts_jax.worlds import moving_shapes as world
 
 

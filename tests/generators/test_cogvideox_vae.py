@@ -11,7 +11,8 @@ from flax import nnx
 from converters.cogvideox import VAE_RULES
 from converters.core import convert
 from tts_jax.checkpoints import abstract_params
-from tts_jax.generators.cogvideox.vae import CausalVideoVAE, VAEConfig, posterior_mode
+from tts_jax.generators.cogvideox.vae import CausalVideoVAE, VAEConfig
+from tts_jax.nn.autoencoder import posterior_mode
 
 TOLERANCE = 1e-4
 CHANNELS = (8, 12, 16)

@@ -15,8 +15,8 @@ from tts_jax.checkpoints import abstract_params
 from tts_jax.generators.nova.vae import (
     CausalVideoVAE,
     VAEConfig,
-    posterior_sample,
 )
+from tts_jax.nn.autoencoder import posterior_sample
 
 TOLERANCE = dict(atol=1e-4, rtol=1e-4)
 

@@ -10,7 +10,8 @@ from PIL import Image
 from tts_jax.generators import load_generator
 from tts_jax.generators.from_image import FromImage
 from tts_jax.generators.protocol import Generator
-from tts_jax.generators.pyramid_flow.vae import CausalVideoVAE, posterior_mode
+from tts_jax.generators.pyramid_flow.vae import CausalVideoVAE
+from tts_jax.nn.autoencoder import posterior_mode
 
 PROMPT = "a red circle moving right"
 

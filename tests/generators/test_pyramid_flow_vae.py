@@ -18,10 +18,9 @@ from tts_jax.generators.pyramid_flow.vae import (
     LatentFactors,
     VAEConfig,
     decode_latent,
-    posterior_mode,
-    posterior_sample,
     to_uint8,
 )
+from tts_jax.nn.autoencoder import posterior_mode, posterior_sample
 
 TOLERANCE = {"atol": 1e-5, "rtol": 1e-5}
 

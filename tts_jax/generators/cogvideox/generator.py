@@ -4,7 +4,7 @@ B texts  T latent frames  H W latent size  C channels  L tokens  N steps  P prom
 """
 
 import dataclasses
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +17,7 @@ from jax import Array
 from tts_jax.generators.cogvideox.scheduler import Coefficients, Schedule
 from tts_jax.generators.cogvideox.transformer import Transformer, TransformerConfig
 from tts_jax.generators.cogvideox.vae import DECODER_WINDOW, CausalVideoVAE, VAEConfig
-from tts_jax.generators.networks import Networks
+from tts_jax.generators.networks import GeneratorNetworks, read_parts
 from tts_jax.generators.protocol import Look, Params
 from tts_jax.language.published import open_published
 from tts_jax.language.t5 import T5Config, T5Encoder
@@ -187,15 +187,7 @@ class CogVideoXConfig:
           TypeError: an unknown or a missing field.
         """
         parts = {field.name: field.type for field in dataclasses.fields(cls)}
-        unknown = set(fields) - set(parts) - {"name"}
-        missing = set(parts) - set(fields)
-        if unknown or missing:
-            raise TypeError(f"unknown fields {sorted(unknown)}, missing fields {sorted(missing)}")
-
-        def build(part, values):
-            return part(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
-
-        return cls(**{name: build(part, fields[name]) for name, part in parts.items()})
+        return cls(**read_parts(fields, parts))
 
 
 @jax.tree_util.register_dataclass
@@ -228,7 +220,7 @@ class Branch:
     previous: Array
 
 
-class CogVideoX(Networks):
+class CogVideoX(GeneratorNetworks):
     """The generator protocol over CogVideoX; see `tts_jax.generators.protocol.Generator`."""
 
     name = "cogvideox"
@@ -284,30 +276,14 @@ class CogVideoX(Networks):
     def _encode_texts(self):
         return jax.jit(lambda params, tokens: self.network(params, "t5")(tokens))
 
-    def encode(self, params: Params, prompts: Sequence[str]) -> Condition:
-        """Text conditions of prompts, each encoded by itself so that none depends on the others.
-
-        Args:
-          params: the model's parameters.
-          prompts: P texts.
-
-        Returns:
-          Condition with a leading prompt axis.
-
-        Raises:
-          ValueError: a prompt is empty or cannot be tokenised.
-        """
+    def encode_prompt(self, params: Params, prompt: str) -> Condition:
+        """Text states of a prompt, and the guidance of each step."""
         sampler = self.config.sampler
         scales = self._schedule.guidance(sampler.guidance, dynamic=sampler.dynamic_guidance)
-        conditions = []
-        for prompt in prompts:
-            if not prompt.strip():
-                raise ValueError("the prompt is empty")
-            texts = [sampler.negative_prompt, prompt] if sampler.guided else [prompt]
-            tokens, _ = self.tokenizer.tokenize(texts)
-            states = self._encode_texts({"t5": params["t5"]}, jnp.asarray(tokens))
-            conditions.append(Condition(states, jnp.asarray(scales, jnp.float32)))
-        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *conditions)
+        texts = [sampler.negative_prompt, prompt] if sampler.guided else [prompt]
+        tokens, _ = self.tokenizer.tokenize(texts)
+        states = self._encode_texts({"t5": params["t5"]}, jnp.asarray(tokens))
+        return Condition(states, jnp.asarray(scales, jnp.float32))
 
     def init(self, params: Params, condition: Condition, key: Key) -> Branch:
         """A branch without any noise drawn; see the protocol."""

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
+from tts_jax.nn.autoencoder import silu
 from tts_jax.nn.conv import CausalConv3d, GroupNorm, Window
 from tts_jax.nn.tiling import Past, in_tiles, in_windows
 
@@ -186,8 +187,8 @@ class ResnetBlock(nnx.Module):
 
     def __call__(self, x: Array, window: Window, latents: Array | None = None) -> Array:
         about = (latents,) if self.latent else ()
-        h = self.conv1(_silu(self.norm1(x, *about)), window)
-        h = self.conv2(_silu(self.norm2(h, *about)), window)
+        h = self.conv1(silu(self.norm1(x, *about)), window)
+        h = self.conv2(silu(self.norm2(h, *about)), window)
         return h + (x if self.shortcut is None else self.shortcut(x))
 
 
@@ -285,7 +286,7 @@ class Encoder(nnx.Module):
         x = self.conv_in(x, window)
         for block in (*self.down, *self.mid):
             x = block(x, window)
-        return self.conv_out(_silu(self.norm_out(x)), window)
+        return self.conv_out(silu(self.norm_out(x)), window)
 
 
 class Decoder(nnx.Module):
@@ -322,7 +323,7 @@ class Decoder(nnx.Module):
         x = self.conv_in(latents, window)
         for block in (*self.mid, *self.up):
             x = block(x, window, latents)
-        return self.conv_out(_silu(self.norm_out(x, latents)), window)
+        return self.conv_out(silu(self.norm_out(x, latents)), window)
 
 
 class CausalVideoVAE(nnx.Module):
@@ -405,12 +406,3 @@ def _tile_lengths(inputs, outputs) -> dict[str, tuple[int, int]]:
         "blend": blend,
         "keep": tuple(side - part for side, part in zip(outputs, blend, strict=True)),
     }
-
-
-def posterior_mode(moments: Array) -> Array:
-    """The mean, [..., C], of posterior moments [..., 2C]."""
-    return jnp.split(moments, 2, axis=-1)[0]
-
-
-def _silu(x: Array) -> Array:
-    return jax.nn.silu(x.astype(jnp.float32)).astype(x.dtype)

@@ -5,7 +5,7 @@ N tokens of a frame  M condition tokens of one  S places of the cache
 """
 
 import dataclasses
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from tts_jax.generators.networks import Networks
+from tts_jax.generators.networks import GeneratorNetworks, read_parts
 from tts_jax.generators.nova import sampler as nova
 from tts_jax.generators.nova.sampler import Condition, Frame, Plan, SamplerConfig
 from tts_jax.generators.nova.transformer import (
@@ -25,13 +25,14 @@ from tts_jax.generators.nova.transformer import (
     patchify,
     unpatchify,
 )
-from tts_jax.generators.nova.vae import CausalVideoVAE, VAEConfig, posterior_sample
+from tts_jax.generators.nova.vae import CausalVideoVAE, VAEConfig
 from tts_jax.generators.protocol import Look, Params
 from tts_jax.generators.pyramid_flow import vae as pyramid_flow
 from tts_jax.generators.pyramid_flow.vae import LatentFactors
 from tts_jax.language.clip_text import TextConfig, TextTower
 from tts_jax.language.phi import PhiConfig, PhiEncoder, PhiTokenizer
 from tts_jax.language.tokenizer import Tokenizer, open_tokenizer
+from tts_jax.nn.autoencoder import posterior_sample
 from tts_jax.solvers import noise
 from tts_jax.solvers.noise import Key
 
@@ -146,17 +147,8 @@ class NovaConfig:
             "vae": pyramid_flow.VAEConfig if causal else VAEConfig,
             "sampler": SamplerConfig,
         }
-        parts = needed | {"phi": PhiConfig, "text": TextConfig, "latent_factors": LatentFactors}
-        given = {name: values for name, values in fields.items() if values is not None}
-        unknown = set(given) - set(parts) - {"name"}
-        missing = set(needed) - set(given)
-        if unknown or missing:
-            raise TypeError(f"unknown fields {sorted(unknown)}, missing fields {sorted(missing)}")
-
-        def build(part, values):
-            return part(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
-
-        return cls(**{name: build(parts[name], given[name]) for name in parts if name in given})
+        optional = {"phi": PhiConfig, "text": TextConfig, "latent_factors": LatentFactors}
+        return cls(**read_parts(fields, needed, optional))
 
 
 @jax.tree_util.register_dataclass
@@ -184,7 +176,7 @@ class Branch:
     features: Array
 
 
-class Nova(Networks):
+class Nova(GeneratorNetworks):
     """The generator protocol over NOVA; see `tts_jax.generators.protocol.Generator`.
 
     A denoiser call is one of the image encoder, with the diffusion of a set that follows it; the
@@ -253,7 +245,7 @@ class Nova(Networks):
         return self.network(params, "transformer")
 
     @cached_property
-    def _encode_prompt(self):
+    def _encode_tokens(self):
         sampler = self.config.sampler
 
         def encode(params, tokens, mask):
@@ -270,31 +262,14 @@ class Nova(Networks):
         states = self.network(params, self.config.encoder_name)(tokens)
         return states[0] if self.config.phi is None else states
 
-    def encode(self, params: Params, prompts: Sequence[str]) -> Condition:
-        """Conditions of prompts, each encoded by itself so that none depends on the others.
-
-        Args:
-          params: the model's parameters.
-          prompts: P texts.
-
-        Returns:
-          Condition with a leading prompt axis.
-
-        Raises:
-          ValueError: a prompt is empty or cannot be tokenised.
-        """
+    def encode_prompt(self, params: Params, prompt: str) -> Condition:
+        """Tokens of a prompt and of what guides away from it, and the guidance of each step."""
         sampler = self.config.sampler
-        guidance = jnp.asarray(nova.scales(sampler, self.config.plan))
-        conditions = []
-        for prompt in prompts:
-            if not prompt.strip():
-                raise ValueError("the prompt is empty")
-            tokens, mask = self.tokenizer.tokenize([prompt, sampler.negative_prompt])
-            if not sampler.negative_prompt:  # the table's rows alone
-                mask = np.stack([mask[0], np.zeros_like(mask[1])])
-            embedded = self._encode_prompt(params, jnp.asarray(tokens), jnp.asarray(mask))
-            conditions.append(Condition(embedded, guidance))
-        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *conditions)
+        tokens, mask = self.tokenizer.tokenize([prompt, sampler.negative_prompt])
+        if not sampler.negative_prompt:  # the table's rows alone
+            mask = np.stack([mask[0], np.zeros_like(mask[1])])
+        embedded = self._encode_tokens(params, jnp.asarray(tokens), jnp.asarray(mask))
+        return Condition(embedded, jnp.asarray(nova.scales(sampler, self.config.plan)))
 
     def init(self, params: Params, condition: Condition, key: Array) -> Branch:
         """A branch without a frame; see the protocol."""

@@ -16,6 +16,7 @@ from flax import nnx
 from jax import Array
 
 from tts_jax.nn.attention import attend
+from tts_jax.nn.autoencoder import silu
 from tts_jax.nn.conv import CausalConv3d, GroupNorm
 from tts_jax.nn.linear import Linear
 
@@ -126,8 +127,8 @@ class ResnetBlock(nnx.Module):
 
     def __call__(self, x: Array) -> Array:
         """[B, T, H, W, C] -> [B, T, H, W, C']."""
-        h = self.conv1(_silu(self.norm1(x)))
-        h = self.conv2(_silu(self.norm2(h)))
+        h = self.conv1(silu(self.norm1(x)))
+        h = self.conv2(silu(self.norm2(h)))
         return h + (x if self.shortcut is None else self.shortcut(x))
 
 
@@ -247,7 +248,7 @@ class Encoder(nnx.Module):
         x = self.conv_in(x)
         for block in (*self.down, self.mid):
             x = block(x)
-        return self.conv_out(_silu(self.norm_out(x)))
+        return self.conv_out(silu(self.norm_out(x)))
 
 
 class Decoder(nnx.Module):
@@ -267,7 +268,7 @@ class Decoder(nnx.Module):
         x = self.conv_in(x)
         for block in (self.mid, *self.up):
             x = block(x)
-        return self.conv_out(_silu(self.norm_out(x)))
+        return self.conv_out(silu(self.norm_out(x)))
 
 
 class CausalVideoVAE(nnx.Module):
@@ -322,13 +323,3 @@ def _in_windows(run: Callable[[Array], Array], x: Array, size: int) -> Array:
     later = jnp.moveaxis(out[1:, :, SHARED:], 0, 1)
     later = later.reshape(later.shape[0], -1, *later.shape[3:])
     return jnp.concatenate([out[0], later], axis=1)
-
-
-def posterior_sample(moments: Array, noise: Array) -> Array:
-    """Mean plus noise times the standard deviation, [..., C] of [..., 2C] and [..., C]."""
-    mean, log_variance = jnp.split(moments, 2, axis=-1)
-    return mean + jnp.exp(0.5 * jnp.clip(log_variance, -30.0, 20.0)) * noise
-
-
-def _silu(x: Array) -> Array:
-    return jax.nn.silu(x.astype(jnp.float32)).astype(x.dtype)

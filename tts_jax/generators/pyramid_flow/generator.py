@@ -5,7 +5,7 @@ B branch  T frames  H W size  C channels  L tokens  P prompts.
 
 import copy
 import dataclasses
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from tts_jax.generators.networks import Networks
+from tts_jax.generators.networks import GeneratorNetworks, read_parts
 from tts_jax.generators.protocol import Params
 from tts_jax.generators.pyramid_flow.draws import (
     draw_block,
@@ -42,11 +42,11 @@ from tts_jax.generators.pyramid_flow.vae import (
     CausalVideoVAE,
     LatentFactors,
     VAEConfig,
-    posterior_sample,
 )
 from tts_jax.language.clip_text import TextConfig
 from tts_jax.language.t5 import T5Config
 from tts_jax.language.tokenizer import Tokenizer
+from tts_jax.nn.autoencoder import posterior_sample
 from tts_jax.solvers import flow_matching
 from tts_jax.solvers.noise import Key, fold_in, normal
 
@@ -126,17 +126,7 @@ class PyramidFlowConfig:
             "sampler": SamplerConfig,
         }
         towers = dict.fromkeys(("text", "clip", "clip_g"), TextConfig)
-        parts = needed | towers | {"t5": T5Config}
-        given = {name: values for name, values in fields.items() if values is not None}
-        unknown = set(given) - set(parts) - {"name"}
-        missing = set(needed) - set(given)
-        if unknown or missing:
-            raise TypeError(f"unknown fields {sorted(unknown)}, missing fields {sorted(missing)}")
-
-        def build(part, values):
-            return part(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
-
-        return cls(**{name: build(parts[name], given[name]) for name in parts if name in given})
+        return cls(**read_parts(fields, needed, towers | {"t5": T5Config}))
 
 
 @jax.tree_util.register_dataclass
@@ -171,7 +161,7 @@ class Place:
     segment: int | Array
 
 
-class PyramidFlow(Networks):
+class PyramidFlow(GeneratorNetworks):
     """The generator protocol over Pyramid-Flow; see `tts_jax.generators.protocol.Generator`."""
 
     name = "pyramid_flow"
@@ -283,31 +273,15 @@ class PyramidFlow(Networks):
     def _model(self, params: Params):
         return self.network(params, "transformer")
 
-    def encode(self, params: Params, prompts: Sequence[str]) -> Condition:
-        """Text conditions of prompts, each encoded by itself so that none depends on the others.
-
-        Args:
-          params: the model's parameters.
-          prompts: P texts.
-
-        Returns:
-          Condition with a leading prompt axis.
-
-        Raises:
-          ValueError: a prompt is empty, too long or has an unknown word.
-        """
+    def encode_prompt(self, params: Params, prompt: str) -> Condition:
+        """Text states of a prompt, the pooled vector, and the guidance of first and later units."""
         sampler = self.config.sampler
-        conditions = []
-        for prompt in prompts:
-            if not prompt.strip():
-                raise ValueError("the prompt is empty")
-            texts = [prompt + sampler.prompt_suffix]
-            if sampler.guided:
-                texts.insert(0, sampler.negative_prompt)
-            states, mask, pooled = self._encoders.encode(params, texts)
-            scales = jnp.asarray([sampler.guidance_first, sampler.guidance], jnp.float32)
-            conditions.append(Condition(states, mask, pooled, scales))
-        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *conditions)
+        texts = [prompt + sampler.prompt_suffix]
+        if sampler.guided:
+            texts.insert(0, sampler.negative_prompt)
+        states, mask, pooled = self._encoders.encode(params, texts)
+        scales = jnp.asarray([sampler.guidance_first, sampler.guidance], jnp.float32)
+        return Condition(states, mask, pooled, scales)
 
     def init(self, params: Params, condition: Condition, key: Array) -> Branch:
         """A branch with no unit; see the protocol."""

@@ -6,8 +6,7 @@ is a clip of one frame. Norms and attention are per frame; only convolutions loo
 B batch  T frames  H W size  C channels. Channels last, pixels in [-1, 1].
 """
 
-import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import jax
@@ -15,6 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
+from tts_jax.nn.autoencoder import silu
 from tts_jax.nn.conv import CausalConv3d, GroupNorm, Window
 from tts_jax.nn.tiling import Past, in_tiles, in_windows
 
@@ -132,8 +132,8 @@ class ResnetBlock(nnx.Module):
         self.shortcut = CausalConv3d(inputs, outputs, (1, 1, 1), rngs=rngs) if changes else None
 
     def __call__(self, x: Array, window: Window | None = None) -> Array:
-        h = self.conv1(_silu(self.norm1(x)), window)
-        h = self.conv2(_silu(self.norm2(h)), window)
+        h = self.conv1(silu(self.norm1(x)), window)
+        h = self.conv2(silu(self.norm2(h)), window)
         return h + (x if self.shortcut is None else self.shortcut(x))
 
 
@@ -167,36 +167,12 @@ class MidBlock(nnx.Module):
         return after(self.attention(before(x, window)), window)
 
 
-class DownBlock(nnx.Module):
-    def __init__(
-        self,
-        inputs: int,
-        outputs: int,
-        layers: int,
-        groups: int,
-        *,
-        spatial: bool,
-        temporal: bool,
-        rngs: nnx.Rngs,
-    ):
-        self.resnets = nnx.List(
-            [
-                ResnetBlock(outputs if i else inputs, outputs, groups, rngs=rngs)
-                for i in range(layers)
-            ]
-        )
-        conv = functools.partial(CausalConv3d, outputs, outputs, rngs=rngs)
-        self.spatial = conv(space_stride=2) if spatial else None
-        self.temporal = conv(time_stride=2) if temporal else None
+def _spatial_down(channels: int, *, rngs: nnx.Rngs) -> CausalConv3d:
+    return CausalConv3d(channels, channels, space_stride=2, rngs=rngs)
 
-    def __call__(self, x: Array, window: Window | None = None) -> Array:
-        for resnet in self.resnets:
-            x = resnet(x, window)
-        if self.spatial is not None:
-            x = self.spatial(x, window)
-        if self.temporal is not None:
-            x = self.temporal(x, window)
-        return x
+
+def _temporal_down(channels: int, *, rngs: nnx.Rngs) -> CausalConv3d:
+    return CausalConv3d(channels, channels, time_stride=2, rngs=rngs)
 
 
 class SpatialUp(nnx.Module):
@@ -225,7 +201,9 @@ class TemporalUp(nnx.Module):
         return x[:, 1:] if window is None or window.first else x
 
 
-class UpBlock(nnx.Module):
+class Level(nnx.Module):
+    """Residual blocks, then, where they are asked for, a change of H and W and one of T."""
+
     def __init__(
         self,
         inputs: int,
@@ -233,8 +211,8 @@ class UpBlock(nnx.Module):
         layers: int,
         groups: int,
         *,
-        spatial: bool,
-        temporal: bool,
+        spatial: Callable[..., nnx.Module] | None,
+        temporal: Callable[..., nnx.Module] | None,
         rngs: nnx.Rngs,
     ):
         self.resnets = nnx.List(
@@ -243,8 +221,8 @@ class UpBlock(nnx.Module):
                 for i in range(layers)
             ]
         )
-        self.spatial = SpatialUp(outputs, rngs=rngs) if spatial else None
-        self.temporal = TemporalUp(outputs, rngs=rngs) if temporal else None
+        self.spatial = spatial and spatial(outputs, rngs=rngs)
+        self.temporal = temporal and temporal(outputs, rngs=rngs)
 
     def __call__(self, x: Array, window: Window | None = None) -> Array:
         for resnet in self.resnets:
@@ -256,23 +234,36 @@ class UpBlock(nnx.Module):
         return x
 
 
+def _levels(
+    channels: Sequence[int],
+    layers: Sequence[int],
+    groups: int,
+    spatial: Sequence[Callable | None],
+    temporal: Sequence[Callable | None],
+    rngs: nnx.Rngs,
+) -> nnx.List:
+    before = channels[0], *channels[:-1]
+    each = zip(before, channels, layers, spatial, temporal, strict=True)
+    return nnx.List(
+        [Level(i, o, n, groups, spatial=s, temporal=t, rngs=rngs) for i, o, n, s, t in each]
+    )
+
+
+def _where(flags: Sequence[bool], build: Callable) -> list[Callable | None]:
+    return [build if flag else None for flag in flags]
+
+
 class Encoder(nnx.Module):
     def __init__(self, config: VAEConfig, *, rngs: nnx.Rngs):
         channels, groups = config.encoder_channels, config.encoder_groups
         self.conv_in = CausalConv3d(config.image_channels, channels[0], rngs=rngs)
-        self.down = nnx.List(
-            [
-                DownBlock(
-                    channels[max(i - 1, 0)],
-                    channels[i],
-                    config.encoder_layers[i],
-                    groups,
-                    spatial=config.encoder_spatial_down[i],
-                    temporal=config.encoder_temporal_down[i],
-                    rngs=rngs,
-                )
-                for i in range(len(channels))
-            ]
+        self.down = _levels(
+            channels,
+            config.encoder_layers,
+            groups,
+            _where(config.encoder_spatial_down, _spatial_down),
+            _where(config.encoder_temporal_down, _temporal_down),
+            rngs,
         )
         self.mid = MidBlock(channels[-1], groups, rngs=rngs)
         self.norm_out = GroupNorm(channels[-1], groups)
@@ -283,7 +274,7 @@ class Encoder(nnx.Module):
         for block in self.down:
             x = block(x, window)
         x = self.mid(x, window)
-        return self.conv_out(_silu(self.norm_out(x)), window)
+        return self.conv_out(silu(self.norm_out(x)), window)
 
 
 class Decoder(nnx.Module):
@@ -291,19 +282,13 @@ class Decoder(nnx.Module):
         channels, groups = config.decoder_channels[::-1], config.decoder_groups
         self.conv_in = CausalConv3d(config.latent_channels, channels[0], rngs=rngs)
         self.mid = MidBlock(channels[0], groups, rngs=rngs)
-        self.up = nnx.List(
-            [
-                UpBlock(
-                    channels[max(i - 1, 0)],
-                    channels[i],
-                    config.decoder_layers[i],
-                    groups,
-                    spatial=config.decoder_spatial_up[i],
-                    temporal=config.decoder_temporal_up[i],
-                    rngs=rngs,
-                )
-                for i in range(len(channels))
-            ]
+        self.up = _levels(
+            channels,
+            config.decoder_layers,
+            groups,
+            _where(config.decoder_spatial_up, SpatialUp),
+            _where(config.decoder_temporal_up, TemporalUp),
+            rngs,
         )
         self.norm_out = GroupNorm(channels[-1], groups)
         self.conv_out = CausalConv3d(channels[-1], config.image_channels, rngs=rngs)
@@ -312,7 +297,7 @@ class Decoder(nnx.Module):
         x = self.mid(self.conv_in(z, window), window)
         for block in self.up:
             x = block(x, window)
-        return self.conv_out(_silu(self.norm_out(x)), window)
+        return self.conv_out(silu(self.norm_out(x)), window)
 
 
 class CausalVideoVAE(nnx.Module):
@@ -488,29 +473,6 @@ def decode_latent(
 def to_uint8(pixels: Array) -> Array:
     """Pixels in [-1, 1] to grey levels; truncates, as the reference does, and does not round."""
     return jnp.clip(127.5 * pixels + 127.5, 0.0, 255.0).astype(jnp.uint8)
-
-
-def posterior_mode(moments: Array) -> Array:
-    """The mean, [..., C], of posterior moments [..., 2C]."""
-    return jnp.split(moments, 2, axis=-1)[0]
-
-
-def posterior_sample(moments: Array, noise: Array) -> Array:
-    """A draw from the posterior.
-
-    Args:
-      moments: mean and log-variance, [..., 2C].
-      noise: standard normal, [..., C].
-
-    Returns:
-      mean + exp(logvar / 2) * noise with the log-variance clamped to [-30, 20], [..., C].
-    """
-    mean, logvar = jnp.split(moments, 2, axis=-1)
-    return mean + jnp.exp(0.5 * jnp.clip(logvar, -30.0, 20.0)) * noise
-
-
-def _silu(x: Array) -> Array:
-    return jax.nn.silu(x.astype(jnp.float32)).astype(x.dtype)
 
 
 def _in_squares(run: Callable[[Array], Array], x: Array, size: int, **lengths: int) -> Array:
