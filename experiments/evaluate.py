@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments import cli
-from experiments.models import Models, load_models, load_search
+from experiments.models import Models, open_search, read_world
 from tts_jax import media
 from tts_jax.evaluation.selection import pick, standardise
 from tts_jax.evaluation.statistics import bootstrap_interval, selection_efficiency
@@ -41,14 +41,14 @@ def main(options: flags.FlagValues) -> None:
     """Runs the program."""
     config, workdir = options.config, Path(options.workdir)
     cli.use_compilation_cache()
-    models = load_models(config)
-    if models.world is None:
+    if (world := read_world(config)) is None:
         raise cli.UsageError("only a checkpoint of a captioned world can be graded")
-    search = load_search(config, models, config.evaluation.exact)
-    captions = models.world.sample_captions("test", config.evaluation.captions, config.seed)
+    captions = world.sample_captions("test", config.evaluation.captions, config.seed)
     workdir.mkdir(parents=True, exist_ok=True)
     settings = json.loads(config.to_json())
     done = _resume(workdir, settings)
+    left = captions[len(done) :]
+    models, search = open_search(config, left, exact=config.evaluation.exact, drafts=False)
     console = Console(highlight=False)
     with Bar(console, len(captions)) as bar, (workdir / "results.jsonl").open("a") as log:
         for index in range(len(done), len(captions)):

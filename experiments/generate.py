@@ -25,7 +25,7 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from experiments import cli, summary
-from experiments.models import Models, load_models, load_search
+from experiments.models import Models, open_search
 from experiments.runs import RunDirectory, default_workdir, read_prompts, to_json
 from tts_jax import media
 from tts_jax.report.contact_sheet import Row, write_contact_sheet
@@ -81,9 +81,7 @@ def main(options: flags.FlagValues) -> None:
     prompts = read_prompts(options.prompt, options.prompts_file)
     cache = cli.use_compilation_cache()
 
-    models = load_models(config, prompts[:1] if options.dry_run else prompts, dry=options.dry_run)
-    models.check(prompts)
-    search = load_search(config, models)
+    models, search = open_search(config, prompts, dry=options.dry_run)
     preset, budget = load_preset(config.search), Budget(**config.budget)
     _check(preset, search.outline, budget)
     console = Console(highlight=False)

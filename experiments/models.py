@@ -97,16 +97,23 @@ def _with_cache(stages: Mapping) -> dict:
 
 
 def load_models(
-    config: Mapping, prompts: Sequence[str] | None = None, *, dry: bool = False
+    config: Mapping,
+    prompts: Sequence[str] | None = None,
+    *,
+    dry: bool = False,
+    drafts: bool | None = None,
 ) -> Models:
     """Loads what `config.generator`, `config.verifiers` and `config.panel` name.
 
     Args:
       config: of an experiment.
-      prompts: all that will be searched for, if they are known. A language model then splits them
-        before the generator is loaded, and the generator encodes them before the verifiers are;
-        the language model and the text encoders are freed.
-      dry: whether no search follows, so that the language model is not asked.
+      prompts: all that this process may search for, if they are known. A language model then
+        splits them before the generator is loaded, and the generator encodes them before the
+        verifiers are; the language model and the text encoders are freed.
+      dry: whether no search follows, so that the language model is not asked and one prompt is
+        encoded.
+      drafts: whether a search may draft videos, which has conditions of its own; None if
+        `config.search` says so.
 
     Raises:
       UsageError: a name, a number or a combination that does not exist.
@@ -117,7 +124,7 @@ def load_models(
     entries = [_entry(entry) for entry in config.verifiers]
     memory, conditions = MemoryPlan(), {}
     try:
-        world = _world(checkpoint)
+        world = read_world(config)
         stages = config.get("stage_prompts", {"source": "world" if world else "prompt"})
         stage_prompts = load_stage_prompts(_with_cache(stages), world)
         if (decoder := stage_prompts.decoder) is not None:
@@ -132,8 +139,10 @@ def load_models(
             memory.add(f"{name}: {part}", params, "text", *(() if part in texts else ("search",)))
         if prompts is not None:
             _check([generator], world, prompts)
-            drafts = _makes_drafts(config, generator)
-            conditions = encode_prompts(generator, generator_params, prompts, drafts=drafts)
+            if drafts is None:
+                drafts = _makes_drafts(config, generator)
+            own = prompts[:1] if dry else prompts
+            conditions = encode_prompts(generator, generator_params, own, drafts=drafts)
             generator_params = {n: p for n, p in generator_params.items() if n not in texts}
         loaded = [
             load_verifier(e["name"], _checkpoint(e["checkpoint"]), e["texts"], e["options"])
@@ -235,6 +244,28 @@ def load_search(config: ConfigDict, models: Models, exact: bool | None = None) -
     )
 
 
+def open_search(
+    config: ConfigDict,
+    prompts: Sequence[str],
+    *,
+    exact: bool | None = None,
+    dry: bool = False,
+    drafts: bool | None = None,
+) -> tuple[Models, Search]:
+    """The way of every program from its prompts to a search; see `load_models`, `Search`.
+
+    Text comes first: what reads and encodes the prompts is loaded, used and freed before the
+    verifiers are loaded.
+
+    Raises:
+      UsageError, CheckpointError: as of `load_models`.
+      PromptError: a prompt that a model cannot take.
+    """
+    models = load_models(config, prompts, dry=dry, drafts=drafts)
+    models.check(prompts)
+    return models, load_search(config, models, exact)
+
+
 def _entry(given: Mapping) -> dict:
     """A verifier's settings, those left out with their defaults.
 
@@ -255,8 +286,14 @@ def _checkpoint(value: str) -> Path | None:
     return None if value in ("", "embedded") else Path(value)
 
 
-def _world(checkpoint: Path | None) -> ModuleType | None:
-    path = (checkpoint or EMBEDDED) / "config.json"
+def read_world(config: Mapping) -> ModuleType | None:
+    """The module of the captioned world that a config's generator was trained on, if any.
+
+    Raises:
+      UsageError: a world that does not exist.
+      CheckpointError: no such checkpoint.
+    """
+    path = (_checkpoint(config.generator.checkpoint) or EMBEDDED) / "config.json"
     if not path.is_file():
         raise CheckpointError(f"checkpoint {path} does not exist")
     name = json.loads(path.read_text()).get("world")

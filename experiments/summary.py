@@ -15,6 +15,8 @@ from experiments.memory import PHASES, MemoryPlan
 from experiments.models import Models
 from tts_jax.search import Budget, Outline, Plan, load_preset, plan
 
+# What a run does in each phase of its memory plan.
+_DOING = {"stage prompts": "split prompts", "text": "encode prompts", "search": "search"}
 _LISTED = 40
 _ROUNDS = 12
 
@@ -108,25 +110,28 @@ def print_plan(
 
 def print_memory(console: Console, memory: MemoryPlan) -> None:
     """Which parameters are held when, on every device."""
-    table = _table("parameters in memory, GB on every device")
+    table = _table("parameters in memory, on every device")
     for name in ("part", "type"):
-        table.add_column(name)
-    for name in ("numbers", *PHASES):
+        table.add_column(name, no_wrap=True)
+    phases = [phase for phase in PHASES if memory.held(phase)]
+    titles = (f"{i}. {_DOING[phase]}" for i, phase in enumerate(phases, 1))
+    for name in ("parameters", *titles):
         table.add_column(name, justify="right")
     for part in memory.parts:
-        held = [_gigabytes(part.nbytes) if phase in part.phases else "" for phase in PHASES]
+        held = [_size(part.nbytes) if phase in part.phases else "" for phase in phases]
         table.add_row(part.name, part.dtype, f"{part.numbers:,}", *held)
     table.add_section()
-    table.add_row("all", "", "", *(_gigabytes(memory.held(phase)) for phase in PHASES))
+    table.add_row("all", "", "", *(_size(memory.held(phase)) for phase in phases))
     console.print(table)
     console.print(
-        "Each column is freed, but for what the next one has too, before that is loaded. What "
-        "branches take comes on top: micro_batch bounds it."
+        "What a column does not show is freed by then, or not loaded yet. Branches, frames and what "
+        "networks compute come on top; config.micro_batch bounds them."
     )
 
 
-def _gigabytes(size: int) -> str:
-    return f"{size / 1e9:.4f}" if size < 1e8 else f"{size / 1e9:.2f}"
+def _size(size: int) -> str:
+    unit, scale = ("GB", 1e9) if size >= 1e9 else ("MB", 1e6)
+    return f"{size / scale:.1f} {unit}" if size else "0"
 
 
 def describe(config: ConfigDict, tree: Mapping) -> str:

@@ -29,7 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments import cli
-from experiments.models import Models, load_models, load_search
+from experiments.models import Models, open_search, read_world
 from experiments.runs import default_workdir, read_prompts, to_json
 from experiments.table import PartTable
 from tts_jax import media
@@ -108,10 +108,8 @@ def main(options: flags.FlagValues) -> None:
     if "sweep" not in config:
         raise cli.UsageError("the config has no field sweep; configs/sweep.py shows one")
     cli.use_compilation_cache()
-    models = load_models(config)
-    search = load_search(config, models, config.sweep.exact)
-    prompts = _prompts(config, models, options.prompts_file)
-    models.check(prompts)
+    prompts = _prompts(config, options.prompts_file)
+    models, search = open_search(config, prompts, exact=config.sweep.exact, drafts=True)
     studies = read_studies(config.sweep.searches, search.outline)
     panels = {name: _panel(models.panel, name, w) for name, w in config.sweep.panels.items()}
     if not panels:
@@ -155,14 +153,14 @@ def draw_curves(folder: Path, summary: Mapping) -> int:
     return len(names)
 
 
-def _prompts(config: ConfigDict, models: Models, prompts_file: str | None) -> list[str]:
+def _prompts(config: ConfigDict, prompts_file: str | None) -> list[str]:
     if prompts_file is not None:
         return read_prompts(None, prompts_file)
-    if models.world is None:
+    if (world := read_world(config)) is None:
         raise cli.UsageError("only a captioned world has captions; give --prompts_file")
     if config.sweep.captions < 1:
         raise cli.UsageError(f"sweep.captions is {config.sweep.captions}, not 1 or more")
-    return list(models.world.sample_captions("test", config.sweep.captions, config.seed))
+    return list(world.sample_captions("test", config.sweep.captions, config.seed))
 
 
 def _panel(panel: Panel, name: str, weights: Mapping[str, float]) -> Panel:

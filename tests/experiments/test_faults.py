@@ -156,7 +156,7 @@ def easy(monkeypatch):
             world=None,
             stage_prompts=load_stage_prompts({"source": "prompt"}, None),
         )
-        monkeypatch.setattr(generate, "load_models", lambda *_, **__: models)
+        monkeypatch.setattr("experiments.models.load_models", lambda *_, **__: models)
 
     load()
     return load

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from experiments import cli, sweep
-from experiments.models import Models
+from experiments.models import Models, load_search
 from experiments.runs import lock
 from tests.search.analytic import Exact, Flow, Linear, Mixture, direction
 from tts_jax.language.stage_prompts import load_stage_prompts
@@ -67,12 +67,11 @@ def run(models, tmp_path_factory):
     folder = tmp_path_factory.mktemp("grid")
     (folder / "grid.py").write_text(CONFIG)
     (folder / "prompts.txt").write_text("\n".join(PROMPTS))
-    made = sweep.load_search(cli.parse(["sweep", f"--config={folder / 'grid.py'}"]).config, models)
+    made = load_search(cli.parse(["sweep", f"--config={folder / 'grid.py'}"]).config, models)
 
     def start(workdir, *arguments):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sweep, "load_models", lambda config: models)
-            patch.setattr(sweep, "load_search", lambda *_: made)
+            patch.setattr(sweep, "open_search", lambda *_, **__: (models, made))
             files = (f"--config={folder / 'grid.py'}", f"--prompts_file={folder / 'prompts.txt'}")
             argv = ["sweep", *files, f"--workdir={workdir}", *arguments]
             return cli.run(sweep.main, doc=sweep.__doc__, define=sweep.define, argv=argv)
