@@ -124,8 +124,8 @@ def print_memory(console: Console, memory: MemoryPlan) -> None:
     table.add_row("all", "", "", *(_size(memory.held(phase)) for phase in phases))
     console.print(table)
     console.print(
-        "What a column does not show is freed by then, or not loaded yet. Branches, frames and what "
-        "networks compute come on top; config.micro_batch bounds them."
+        "What a column does not show is freed by then, or not loaded yet. Branches, frames and "
+        "what networks compute come on top; config.micro_batch bounds them."
     )
 
 
