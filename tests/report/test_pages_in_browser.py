@@ -61,8 +61,7 @@ def runs(tmp_path_factory):
     search = load_search(cli.parse(["generate", "--config.mesh.branch=1"]).config, models)
     with pytest.MonkeyPatch.context() as patch:
         for program in (generate, sweep):
-            patch.setattr(program, "load_models", lambda *_, **__: models)
-            patch.setattr(program, "load_search", lambda *_: search)
+            patch.setattr(program, "open_search", lambda *_, **__: (models, search))
         for program, arguments in (
             (generate, [f"--prompt={PROMPTS[0]}", *TREE]),
             (sweep, [f"--config={folder}/grid.py", f"--prompts_file={folder}/prompts.txt"]),
