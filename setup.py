@@ -26,6 +26,7 @@ REQUIRED = [
 
 # Exact: the reference outputs were made with it. Reads .bin and .pt checkpoints.
 TORCH = "torch==2.13.0"
+TENSORBOARD = "tensorboardX>=2.6"  # writes its files with no TensorFlow
 
 # The TPU compiler, of the version that jax 0.10.2 is made for; it needs no TPU. Tests of plans need
 # it as the program does: what is read from its text cannot be tested without it. Beside a CPU it
@@ -52,12 +53,14 @@ setup(
             "hypothesis>=6.100",
             "ruff>=0.9",
             "selenium>=4.30",  # drives Chromium through the pages
+            TENSORBOARD,
             "sentencepiece>=0.2",  # the original of T5's tokenizer
             "transformers>=5.0",  # the originals of text encoders and tokenizers
             TORCH,
             COMPILER,
         ],
         "converters": [TORCH],
+        "tensorboard": [TENSORBOARD, "tensorboard>=2.18"],  # the latter to look with
         "plan": [COMPILER],
         "cuda": ["jax[cuda13]>=0.10.2"],
         "tpu": ["jax[tpu]>=0.10.2"],

@@ -6,6 +6,7 @@ several programs, or run one twice.
 
 import ast
 import contextlib
+import importlib.util
 import itertools
 import os
 import signal
@@ -78,6 +79,22 @@ def parse(
     if rest:
         raise UsageError(f"unexpected argument {rest[0]!r}: flags are written --name=value")
     return values
+
+
+def define_tensorboard(values: flags.FlagValues) -> None:
+    """The flag --tensorboard, refused where there is nothing to write with."""
+    flags.DEFINE_bool(
+        "tensorboard",
+        False,
+        "also write scalars and videos for TensorBoard to <workdir>/tensorboard",
+        flag_values=values,
+    )
+    flags.register_validator(
+        "tensorboard",
+        lambda wanted: not wanted or importlib.util.find_spec("tensorboardX") is not None,
+        message='needs tensorboardX: pip install "tts_jax[tensorboard]"',
+        flag_values=values,
+    )
 
 
 def _check_config_file(argv: Sequence[str]) -> None:

@@ -28,6 +28,7 @@ from experiments import cli, summary
 from experiments.models import Models, open_search
 from experiments.runs import RunDirectory, default_workdir, read_prompts, to_json
 from tts_jax import media
+from tts_jax.report import tensorboard
 from tts_jax.report.contact_sheet import Row, write_contact_sheet
 from tts_jax.report.progress import Bar
 from tts_jax.report.run_page import write_run_page
@@ -68,6 +69,7 @@ def define(values: flags.FlagValues) -> None:
         "print what the search takes, round by round, and make no video",
         flag_values=values,
     )
+    cli.define_tensorboard(values)
     flags.DEFINE_integer("seed", None, "replaces config.seed", lower_bound=0, flag_values=values)
 
 
@@ -105,6 +107,8 @@ def main(options: flags.FlagValues) -> None:
             ) from None
         summary.print_results(console, [_read(run.folder(i)) for i in range(len(prompts))])
         summary.print_files(console, run.path, len(prompts))
+        if options.tensorboard:
+            console.print(f"tensorboard --logdir={tensorboard.write_run(run.path)}")
 
 
 def _check(preset: Preset, outline: Outline, budget: Budget) -> None:

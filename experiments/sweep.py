@@ -35,6 +35,7 @@ from experiments.table import PartTable
 from tts_jax import media
 from tts_jax.evaluation.selection import ATTRIBUTES, attributes, pick
 from tts_jax.evaluation.sweep import summarise
+from tts_jax.report import tensorboard
 from tts_jax.report.curves import draw_sweep
 from tts_jax.report.page import sprite
 from tts_jax.report.progress import Bar
@@ -56,6 +57,7 @@ def define(values: flags.FlagValues) -> None:
         "(default: runs/<config>-<time>)",
         flag_values=values,
     )
+    cli.define_tensorboard(values)
     flags.DEFINE_string(
         "prompts_file",
         None,
@@ -139,6 +141,9 @@ def main(options: flags.FlagValues) -> None:
     _print(console, summary)
     console.print(f"[bold]{table.folder}[/]\n  results.parquet  summary.json  report.html")
     console.print(f"  {curves} curves as png and svg in curves/")
+    if options.tensorboard:
+        folder = tensorboard.write_sweep(table.folder, rows, summary)
+        console.print(f"  tensorboard --logdir={folder}")
 
 
 def draw_curves(folder: Path, summary: Mapping) -> int:

@@ -109,11 +109,13 @@ def write_mp4(path: Path | str, frames: np.ndarray, *, fps: float = 8, size: int
     write_bytes(path, buffer.getvalue())
 
 
-def write_gif(path: Path | str, frames: np.ndarray, *, fps: float = 8, size: int = 256) -> None:
+def write_gif(
+    path: Path | str | io.BytesIO, frames: np.ndarray, *, fps: float = 8, size: int = 256
+) -> None:
     """Writes an endlessly looping gif with one palette for all frames, so that nothing flickers.
 
     Args:
-      path: the file to write.
+      path: the file to write, or a buffer.
       frames: [T, H, W, 3], float, in [0, 1].
       fps: frames a second; the format counts in hundredths of a second.
       size: small videos are enlarged by whole pixels to at most this long a side; 0 keeps them.
@@ -157,7 +159,9 @@ def write_png(path: Path | str, image: np.ndarray | Image.Image) -> None:
     _save(path, lambda buffer: image.save(buffer, format="PNG"))
 
 
-def _save(path: Path | str, save: Callable[[io.BytesIO], None]) -> None:
+def _save(path: Path | str | io.BytesIO, save: Callable[[io.BytesIO], None]) -> None:
+    if isinstance(path, io.BytesIO):
+        return save(path)
     buffer = io.BytesIO()
     save(buffer)
     write_bytes(path, buffer.getvalue())

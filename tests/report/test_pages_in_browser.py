@@ -1,15 +1,22 @@
-"""The pages of a run and of a sweep in a headless Chromium: what they show, and how they behave."""
+"""The pages of a run and of a sweep in a headless Chromium: what they show, and how they behave.
 
+The same run and sweep are written for TensorBoard.
+"""
+
+import io
 import json
 import re
 import shutil
+import struct
 
 import pytest
+from PIL import Image
 from selenium import webdriver
 from selenium.common.exceptions import WebDriverException
 from selenium.webdriver import ActionChains, Keys
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
+from tensorboardX.proto.event_pb2 import Event
 
 from experiments import cli, generate, sweep
 from experiments.models import Models, load_search
@@ -67,7 +74,7 @@ def runs(tmp_path_factory):
             (sweep, [f"--config={folder}/grid.py", f"--prompts_file={folder}/prompts.txt"]),
         ):
             name = program.__name__.rpartition(".")[2]
-            argv = [name, *arguments, f"--workdir={folder / name}"]
+            argv = [name, *arguments, f"--workdir={folder / name}", "--tensorboard"]
             assert cli.run(program.main, doc="", define=program.define, argv=argv) == 0
     return folder
 
@@ -248,3 +255,64 @@ def luminance(colour):
     channels = [int(x) / 255 for x in re.findall(r"\d+", colour)[:3]]
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def written(folder):
+    """What is written for TensorBoard: (line, tag, step) to a number or a picture."""
+    found = {}
+    for file in folder.rglob("events.*"):
+        data = file.read_bytes()
+        while data:  # length, its checksum, event, its checksum
+            end = 12 + struct.unpack("<Q", data[:8])[0]
+            event, data = Event.FromString(data[12:end]), data[end + 4 :]
+            for value in event.summary.value:
+                key = str(file.parent.relative_to(folder)), value.tag, event.step
+                picture = value.image.encoded_image_string
+                found[key] = picture or value.simple_value
+    return found
+
+
+def test_tensorboard_shows_the_scores_and_the_video_of_a_run(runs, pages, tree):
+    found = written(runs / "generate/tensorboard")
+    for line, role in (("winner", "winner"), ("single sample", "single")):
+        assert found[line, "panel", 0] == pytest.approx(tree[role]["panel"], rel=1e-6)
+        for name, score in tree[role]["scores"].items():
+            assert found[line, f"score/{name}", 0] == pytest.approx(score, rel=1e-6)
+    assert found["search", "cost/nfe", 0] == tree["cost"]["total"]["nfe"]
+    assert (
+        found["winner", f"video/{PROMPTS[0]}", 0] == pages["run"].with_name("best.gif").read_bytes()
+    )
+
+
+def test_tensorboard_shows_the_curves_and_videos_of_a_sweep(runs):
+    found = written(runs / "sweep/tensorboard")
+    summary = json.loads((runs / "sweep/summary.json").read_text())
+    for point in summary["points"]:
+        for metric, quality in point["quality"].items():
+            key = f"reward/{point['search']}", f"quality/{metric}", point["nfe"]
+            assert found[key] == pytest.approx(quality["mean"], rel=1e-6)
+    lines = {line for line, *_ in found}
+    assert lines == {
+        f"reward/{name}"
+        for name in (
+            "linear",
+            "tree",
+            "random choice",
+            "best there was",
+            "single sample 1",
+            "linear 3",
+            "tree small",
+        )
+    }
+    videos = [value for value in found.values() if isinstance(value, bytes)]
+    assert len(videos) == len(PROMPTS) * 3
+    for video in videos:
+        assert Image.open(io.BytesIO(video)).n_frames == UNITS * FRAMES
+
+
+def test_without_its_writer_tensorboard_is_refused_in_one_line(monkeypatch, capsys):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    argv = ["generate", "--prompt=any", "--tensorboard"]
+    assert cli.run(generate.main, doc="", define=generate.define, argv=argv) == cli.EXIT_BAD_INPUT
+    error = capsys.readouterr().err
+    assert 'pip install "tts_jax[tensorboard]"' in error and error.count("\n") == 1
