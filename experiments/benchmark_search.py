@@ -42,7 +42,7 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments import cli
-from experiments.models import Models, load_models, load_search
+from experiments.models import Models, load_models, load_search, mesh_of
 from tts_jax import media
 from tts_jax.checkpoints import abstract_params
 from tts_jax.generators.pyramid_flow import denoiser
@@ -90,7 +90,7 @@ def main(options: flags.FlagValues) -> None:
     cli.use_compilation_cache()
     models = load_models(config)
     models.check([options.prompt])
-    devices = config.mesh.branch or jax.device_count()
+    devices = mesh_of(config).size
     figures = {"search": json.loads(config.search.to_json()), "devices": devices}
     figures["times"] = measure_times(config, models, options.prompt, options.repetitions)
     _print_times(console, figures["times"])

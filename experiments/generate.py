@@ -24,10 +24,12 @@ from absl import flags
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from experiments import cli, summary
+from experiments import cli, processes, summary
 from experiments.models import Models, open_search
+from experiments.processes import SharedStore, Team, job, share
 from experiments.runs import RunDirectory, default_workdir, read_prompts, to_json
 from tts_jax import media
+from tts_jax.parallel import is_shared
 from tts_jax.report import tensorboard
 from tts_jax.report.contact_sheet import Row, write_contact_sheet
 from tts_jax.report.progress import Bar
@@ -39,6 +41,7 @@ from tts_jax.search import (
     Outline,
     Search,
     SearchResult,
+    Store,
     load_preset,
     paths,
     plan,
@@ -71,10 +74,16 @@ def define(values: flags.FlagValues) -> None:
     )
     cli.define_tensorboard(values)
     flags.DEFINE_integer("seed", None, "replaces config.seed", lower_bound=0, flag_values=values)
+    processes.define(values)
 
 
 def main(options: flags.FlagValues) -> None:
-    """Runs the program."""
+    """Runs the program, in one process or many."""
+    with job(options) as team:
+        _run(options, team)
+
+
+def _run(options: flags.FlagValues, team: Team) -> None:
     config = options.config
     if options.seed is not None:
         config.seed = options.seed
@@ -83,10 +92,14 @@ def main(options: flags.FlagValues) -> None:
     prompts = read_prompts(options.prompt, options.prompts_file)
     cache = cli.use_compilation_cache()
 
-    models, search = open_search(config, prompts, dry=options.dry_run)
+    models, search = open_search(config, prompts, dry=options.dry_run, shared=True)
     preset, budget = load_preset(config.search), Budget(**config.budget)
     _check(preset, search.outline, budget)
-    console = Console(highlight=False)
+    if budget.seconds and is_shared(search.mesh):
+        raise cli.UsageError(
+            "config.budget.seconds differs between the processes of one search; limit nfe or flops"
+        )
+    console = Console(highlight=False, quiet=not team.leads)
     if not console.is_terminal:
         console.width = max(console.width, 120)
     if options.dry_run:
@@ -95,20 +108,22 @@ def main(options: flags.FlagValues) -> None:
         summary.print_memory(console, models.memory)
         return
     name = Path(options["config"].config_filename).stem
-    workdir = options.workdir or default_workdir(name)
+    workdir = team.agree("workdir", str(options.workdir or default_workdir(name)))
     settings = {**json.loads(config.to_json()), "prompts": prompts}
-    with RunDirectory(workdir, settings, _metadata()) as run:
+    with RunDirectory(workdir, settings, _metadata(), team) as run:
         summary.print_setup(console, config, models, search.outline, prompts, run.path, cache)
         try:
-            _search_all(console, config, models, search, preset, budget, prompts, run)
+            _search_all(console, config, models, search, preset, budget, prompts, run, team)
+            team.wait("every prompt")
         except KeyboardInterrupt:
             raise KeyboardInterrupt(
                 f"the same command with --workdir={run.path} goes on from what is done"
             ) from None
-        summary.print_results(console, [_read(run.folder(i)) for i in range(len(prompts))])
-        summary.print_files(console, run.path, len(prompts))
-        if options.tensorboard:
-            console.print(f"tensorboard --logdir={tensorboard.write_run(run.path)}")
+        if team.leads:
+            summary.print_results(console, [_read(run.folder(i)) for i in range(len(prompts))])
+            summary.print_files(console, run.path, len(prompts))
+            if options.tensorboard:
+                console.print(f"tensorboard --logdir={tensorboard.write_run(run.path)}")
 
 
 def _check(preset: Preset, outline: Outline, budget: Budget) -> None:
@@ -148,10 +163,15 @@ def _search_all(
     budget: Budget,
     prompts: Sequence[str],
     run: RunDirectory,
+    team: Team,
 ) -> None:
     waiting = [i for i in range(len(prompts)) if not run.is_done(i)]
+    together = is_shared(search.mesh)
+    if together:
+        waiting = json.loads(team.agree("waiting", json.dumps(waiting)))
     if len(waiting) < len(prompts):
         console.print(f"{len(prompts) - len(waiting)} of {len(prompts)} prompts are done already")
+    waiting = [i for i in waiting if i in share(search.mesh, len(prompts))]
     with Bar(console, len(waiting)) as bar:
         for number, index in enumerate(waiting):
             prompt = prompts[index]
@@ -168,7 +188,7 @@ def _search_all(
                 preset,
                 stage_prompts=stage_prompts,
                 budget=budget,
-                store=_store(config, prompt, index, stage_prompts, run),
+                store=_store(config, prompt, index, stage_prompts, run, team if together else None),
                 progress=progress,
                 **arguments,
             )
@@ -178,15 +198,23 @@ def _search_all(
                 cost += Cost(calls=calls, seconds=seconds)
             single, apart = _single_sample(search, prompt, result, arguments)
             progress(1, 1)
+            if together and not team.leads:
+                continue
             tree = _tree(config, models, prompt, index, result, single)
             with run.prompt(index) as folder:
                 _write(folder, config, tree, result, single, apart, search.outline)
 
 
 def _store(
-    config: ConfigDict, prompt: str, index: int, stage_prompts: Sequence[str], run: RunDirectory
-) -> RoundStore:
-    """Where the search for a prompt is kept, and what it depends on."""
+    config: ConfigDict,
+    prompt: str,
+    index: int,
+    stage_prompts: Sequence[str],
+    run: RunDirectory,
+    team: Team | None,
+) -> Store:
+    """Where the search for a prompt is kept, by the first process of those that search together,
+    and what it depends on."""
     ran = _metadata()
     about = {
         "prompt": prompt,
@@ -196,7 +224,8 @@ def _store(
         **ran["versions"],
         "device": ran["devices"],
     }
-    return RoundStore(run.search_folder(index), about)
+    store = RoundStore(run.search_folder(index), about)
+    return store if team is None else SharedStore(store, team, f"{index}")
 
 
 def _single_sample(

@@ -1,9 +1,13 @@
 """What a run keeps in memory and when: models are loaded when they are needed, and then freed."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from jax.sharding import Mesh
+
 from tts_jax.checkpoints import flatten
+from tts_jax.parallel import shard_shape
 
 # One after the other; what is resident in none of the later ones has been freed.
 PHASES = ("stage prompts", "text", "search")
@@ -15,7 +19,7 @@ class Resident:
 
     Attributes:
       name: of the part.
-      numbers, nbytes: how many there are, and the memory that they take on every device.
+      numbers, nbytes: how many there are, and the memory that they take on each device.
       dtype: of most of them.
       phases: of `PHASES`, in which they are held.
     """
@@ -29,11 +33,19 @@ class Resident:
 
 @dataclass
 class MemoryPlan:
-    """The parts of all models in the order in which they are loaded."""
+    """The parts of all models in the order in which they are loaded.
 
+    Attributes:
+      mesh: whose devices share the parameters; None where each holds all.
+      parts: so far.
+    """
+
+    mesh: Mesh | None = None
     parts: list[Resident] = field(default_factory=list)
 
-    def add(self, name: str, params: Mapping, *phases: str, dtype=None) -> None:
+    def add(
+        self, name: str, params: Mapping, *phases: str, dtype=None, divided: bool = True
+    ) -> None:
         """Notes a part.
 
         Args:
@@ -41,16 +53,18 @@ class MemoryPlan:
           params: nested dictionary of arrays, or of their shapes and dtypes.
           phases: in which they are held.
           dtype: instead of the leaves' own.
+          divided: whether the mesh divides them.
         """
-        leaves = flatten(params).values()
-        sizes: dict[str, int] = {}
-        for leaf in leaves:
-            own = leaf.dtype if dtype is None else dtype
-            sizes[own.name] = sizes.get(own.name, 0) + leaf.size * own.itemsize
+        leaves, sizes = flatten(params), {}
+        for flat, leaf in leaves.items():
+            own, shape = leaf.dtype if dtype is None else dtype, leaf.shape
+            if divided and self.mesh is not None:
+                shape = shard_shape(flat, shape, self.mesh)
+            sizes[own.name] = sizes.get(own.name, 0) + math.prod(shape) * own.itemsize
         self.parts.append(
             Resident(
                 name,
-                sum(leaf.size for leaf in leaves),
+                sum(leaf.size for leaf in leaves.values()),
                 sum(sizes.values()),
                 max(sizes, key=sizes.get, default=""),
                 phases,
@@ -63,5 +77,5 @@ class MemoryPlan:
         return sum(part.numbers for part in self.parts if "text" in part.phases)
 
     def held(self, phase: str) -> int:
-        """Bytes of parameters on every device in a phase."""
+        """Bytes of parameters on each device in a phase."""
         return sum(part.nbytes for part in self.parts if phase in part.phases)

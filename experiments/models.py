@@ -4,20 +4,23 @@ import importlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from experiments.cli import UsageError, user_cache
 from experiments.memory import MemoryPlan
+from experiments.processes import devices_for, share
 from tts_jax.checkpoints import CheckpointError
 from tts_jax.generators import EMBEDDED, load_generator, open_generator
 from tts_jax.generators.protocol import Generator
 from tts_jax.language.stage_prompts import StagePrompts, load_stage_prompts
-from tts_jax.parallel import branch_mesh
+from tts_jax.parallel import divides_branches_only, make_mesh, place
 from tts_jax.planning.published import published_generator, published_verifier
 from tts_jax.search import (
     Search,
@@ -50,6 +53,7 @@ class Models:
       stage_prompts: splits a prompt for the verifiers of each stage.
       memory: what is held when.
       conditions: of the prompts that were encoded, see `tts_jax.search.encode_prompts`.
+      mesh: that they are for; that of the config if None.
     """
 
     generator: Generator
@@ -60,6 +64,7 @@ class Models:
     stage_prompts: StagePrompts
     memory: MemoryPlan = field(default_factory=MemoryPlan)
     conditions: Mapping = field(default_factory=dict)
+    mesh: Mesh | None = None
 
     def check(self, prompts: Sequence[str]) -> None:
         """Refuses prompts that the models cannot take, before anything is computed.
@@ -96,10 +101,24 @@ def _with_cache(stages: Mapping) -> dict:
     return {**stages, "cache": stages.get("cache") or str(user_cache() / "tts_jax" / "stages")}
 
 
+def mesh_of(config: ConfigDict, prompts: int | None = None) -> Mesh:
+    """The mesh of a config, in this process or in all of them.
+
+    Args:
+      config: of an experiment.
+      prompts: how many there are to divide over processes; None for enough.
+
+    Raises:
+      MeshError: the machine has not so many devices.
+    """
+    return make_mesh(**config.mesh, devices=devices_for(config.mesh, prompts))
+
+
 def load_models(
     config: Mapping,
     prompts: Sequence[str] | None = None,
     *,
+    mesh: Mesh | None = None,
     dry: bool = False,
     drafts: bool | None = None,
 ) -> Models:
@@ -110,6 +129,7 @@ def load_models(
       prompts: all that this process may search for, if they are known. A language model then
         splits them before the generator is loaded, and the generator encodes them before the
         verifiers are; the language model and the text encoders are freed.
+      mesh: of the search; that of the config in this process if None.
       dry: whether no search follows, so that the language model is not asked and one prompt is
         encoded.
       drafts: whether a search may draft videos, which has conditions of its own; None if
@@ -122,18 +142,22 @@ def load_models(
     fields = dict(config.generator)
     name, checkpoint = fields.pop("name"), _checkpoint(fields.pop("checkpoint"))
     entries = [_entry(entry) for entry in config.verifiers]
-    memory, conditions = MemoryPlan(), {}
+    mesh = mesh or mesh_of(config)
+    memory, conditions = MemoryPlan(mesh), {}
+    # What is divided is read onto the devices that hold it; a copy for each is made in the search.
+    placing = {} if divides_branches_only(mesh) else {"place": partial(place, mesh=mesh)}
     try:
         world = read_world(config)
         stages = config.get("stage_prompts", {"source": "world" if world else "prompt"})
         stage_prompts = load_stage_prompts(_with_cache(stages), world)
         if (decoder := stage_prompts.decoder) is not None:
             stored = decoder.dtype
-            memory.add("language model", decoder.abstract_params, "stage prompts", dtype=stored)
+            params = decoder.abstract_params
+            memory.add("language model", params, "stage prompts", dtype=stored, divided=False)
             for prompt in () if dry else prompts or ():
                 stage_prompts(prompt)
             stage_prompts.release()
-        generator, generator_params = load_generator(name, checkpoint, **fields)
+        generator, generator_params = load_generator(name, checkpoint, **fields, **placing)
         texts = getattr(generator, "text_parts", ()) if prompts is not None else ()
         for part, params in generator_params.items():
             memory.add(f"{name}: {part}", params, "text", *(() if part in texts else ("search",)))
@@ -145,7 +169,9 @@ def load_models(
             conditions = encode_prompts(generator, generator_params, own, drafts=drafts)
             generator_params = {n: p for n, p in generator_params.items() if n not in texts}
         loaded = [
-            load_verifier(e["name"], _checkpoint(e["checkpoint"]), e["texts"], e["options"])
+            load_verifier(
+                e["name"], _checkpoint(e["checkpoint"]), e["texts"], e["options"], **placing
+            )
             for e in entries
         ]
         panel = _panel(config, [verifier for verifier, _ in loaded])
@@ -162,6 +188,7 @@ def load_models(
         stage_prompts=stage_prompts,
         memory=memory,
         conditions=conditions,
+        mesh=mesh,
     )
 
 
@@ -237,7 +264,7 @@ def load_search(config: ConfigDict, models: Models, exact: bool | None = None) -
         models.generator_params,
         models.panel,
         models.verifier_params,
-        mesh=branch_mesh(config.mesh.branch),
+        mesh=models.mesh or mesh_of(config),
         micro_batch=config.micro_batch,
         exact=exact,
         conditions=models.conditions,
@@ -251,17 +278,28 @@ def open_search(
     exact: bool | None = None,
     dry: bool = False,
     drafts: bool | None = None,
+    shared: bool = False,
 ) -> tuple[Models, Search]:
     """The way of every program from its prompts to a search; see `load_models`, `Search`.
 
     Text comes first: what reads and encodes the prompts is loaded, used and freed before the
     verifiers are loaded.
 
+    Args:
+      config: of an experiment.
+      prompts: all that will be searched for.
+      exact: as of `Search`.
+      dry, drafts: as of `load_models`.
+      shared: whether processes divide these prompts, or their branches, see
+        `experiments.processes`; otherwise each may search for any.
+
     Raises:
       UsageError, CheckpointError: as of `load_models`.
       PromptError: a prompt that a model cannot take.
     """
-    models = load_models(config, prompts, dry=dry, drafts=drafts)
+    mesh = mesh_of(config, len(prompts) if shared else None)
+    own = [prompts[index] for index in share(mesh, len(prompts))] if shared else prompts
+    models = load_models(config, own, mesh=mesh, dry=dry, drafts=drafts)
     models.check(prompts)
     return models, load_search(config, models, exact)
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from experiments.cli import RunFault, UsageError
+from experiments.processes import Team
 from tts_jax.media import write_bytes
 from tts_jax.search.store import saves_in
 
@@ -108,22 +109,29 @@ class RunDirectory:
     <path>/.state/{lock,config.json,searches/<index>,results/<index>}
     """
 
-    def __init__(self, path: Path | str, config: Mapping, metadata: Mapping):
+    def __init__(
+        self, path: Path | str, config: Mapping, metadata: Mapping, team: Team | None = None
+    ):
         """Takes the folder; use as a context manager.
 
         Args:
           path: the folder; made where it is missing.
           config: what decides the results; a run with the same may be continued.
           metadata: what is good to know about this run.
+          team: the processes of this run, of which the first takes the folder for all.
 
         Raises:
           UsageError: the folder holds another run or something else, is in use, or cannot be
-            written.
+            written, or is not the same for all processes.
         """
+        self._team = team or Team()
         self.path = Path(path).absolute()
         self._state = self.path / ".state"
         self._config, self._metadata = to_json(config), to_json(metadata)
-        self._lock = None
+        self._lock, self._made = None, []
+        if not self._team.leads:
+            self._follow()
+            return
         self._check()
         self._made = [p for p in (self.path, *self.path.parents) if not p.exists()]
         try:
@@ -131,6 +139,7 @@ class RunDirectory:
             self._check()
             self._tidy()
             write_bytes(self._state / "config.json", self._config)
+            self._team.agree("taken", os.urandom(8).hex())
         except OSError as error:
             self.close()
             why = getattr(error.__cause__ or error, "strerror", None) or error
@@ -138,6 +147,15 @@ class RunDirectory:
         except BaseException:
             self.close()
             raise
+
+    def _follow(self) -> None:
+        """Waits until the first process has the folder."""
+        self._team.agree("taken")
+        if not (self._state / "lock").exists():
+            raise UsageError(
+                f"workdir {self.path} of process {self._team.index} is not that of process 0; "
+                "choose a --workdir that all hosts see"
+            )
 
     def _check(self) -> None:
         """Refuses a folder that is not this run's."""
@@ -205,7 +223,10 @@ class RunDirectory:
     def __enter__(self) -> "RunDirectory":
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, kind, *_) -> None:
+        if kind and self._team.count > 1 and self._lock:  # others may be writing still
+            self._lock.close()
+            self._lock = None
         self.close()
 
     def close(self) -> None:
@@ -245,8 +266,9 @@ class RunDirectory:
             yield folder
             for name, data in (("config.json", self._config), ("metadata.json", self._metadata)):
                 if not (self.path / name).exists():
-                    write_bytes(self._state / name, data)
-                    (self._state / name).rename(self.path / name)
+                    own = self._state / (name if self._team.leads else f"{name}.{self._team.index}")
+                    write_bytes(own, data)
+                    own.rename(self.path / name)
             self.folder(index).parent.mkdir(exist_ok=True)
             folder.rename(self.folder(index))
         except OSError as error:

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.memory import PHASES, MemoryPlan
-from experiments.models import Models
+from experiments.models import Models, mesh_of
 from tts_jax.search import Budget, Outline, Plan, load_preset, plan
 
 # What a run does in each phase of its memory plan.
@@ -32,7 +32,9 @@ def print_setup(
 ) -> None:
     """Says what runs where, before it does."""
     device = jax.devices()[0]
-    count = config.mesh.branch or jax.device_count()
+    mesh = models.mesh or mesh_of(config)
+    shape = [f"{name} {size}" for name, size in mesh.shape.items() if size > 1]
+    shared = ": " * (len(shape) > 1) + ", ".join(shape) * (len(shape) > 1)
     found = plan(load_preset(config.search), outline, "tied", budget=Budget(nfe=config.budget.nfe))
     limits = [f"{limit:g} {name}" for name, limit in config.budget.items() if limit]
     verifiers = (
@@ -44,7 +46,8 @@ def print_setup(
     table = Table.grid(padding=(0, 2))
     for name, text in {
         "tts_jax": f"{metadata.version('tts_jax')} on jax {jax.__version__}, "
-        f"{count} {device.platform} device{'s' * (count > 1)} ({device.device_kind})",
+        f"{mesh.size} {device.platform} device{'s' * (mesh.size > 1)} ({device.device_kind})"
+        f"{shared}",
         "generator": f"{config.generator.name}, checkpoint {config.generator.checkpoint}, "
         f"{models.memory.generator / 1e6:.2f} M parameters, "
         f"{models.generator.num_segments} segments",
@@ -109,8 +112,10 @@ def print_plan(
 
 
 def print_memory(console: Console, memory: MemoryPlan) -> None:
-    """Which parameters are held when, on every device."""
-    table = _table("parameters in memory, on every device")
+    """Which parameters are held when, on each device."""
+    shape = {} if memory.mesh is None else memory.mesh.shape
+    mesh = ", ".join(f"{name} {size}" for name, size in shape.items())
+    table = _table("parameters in memory, on each device" + f" of a mesh of {mesh}" * bool(mesh))
     for name in ("part", "type"):
         table.add_column(name, no_wrap=True)
     phases = [phase for phase in PHASES if memory.held(phase)]

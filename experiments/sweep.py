@@ -28,13 +28,15 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from experiments import cli
+from experiments import cli, processes
 from experiments.models import Models, open_search, read_world
+from experiments.processes import Team, job
 from experiments.runs import default_workdir, read_prompts, to_json
 from experiments.table import PartTable
 from tts_jax import media
 from tts_jax.evaluation.selection import ATTRIBUTES, attributes, pick
 from tts_jax.evaluation.sweep import summarise
+from tts_jax.parallel import is_shared
 from tts_jax.report import tensorboard
 from tts_jax.report.curves import draw_sweep
 from tts_jax.report.page import sprite
@@ -64,6 +66,7 @@ def define(values: flags.FlagValues) -> None:
         "prompts, as of experiments.generate, instead of held-out captions of the world",
         flag_values=values,
     )
+    processes.define(values)
 
 
 @dataclass(frozen=True)
@@ -105,32 +108,50 @@ class Study:
 
 
 def main(options: flags.FlagValues) -> None:
-    """Runs the program."""
+    """Runs the program, in one process or many."""
+    with job(options) as team:
+        _run(options, team)
+
+
+def _run(options: flags.FlagValues, team: Team) -> None:
     config = options.config
     if "sweep" not in config:
         raise cli.UsageError("the config has no field sweep; configs/sweep.py shows one")
     cli.use_compilation_cache()
     prompts = _prompts(config, options.prompts_file)
     models, search = open_search(config, prompts, exact=config.sweep.exact, drafts=True)
+    if is_shared(search.mesh):
+        raise cli.UsageError(
+            f"a sweep divides its prompts over processes, but a mesh of {search.mesh.size} devices "
+            "does not fit into one process"
+        )
     studies = read_studies(config.sweep.searches, search.outline)
     panels = {name: _panel(models.panel, name, w) for name, w in config.sweep.panels.items()}
     if not panels:
         raise cli.UsageError("config.sweep.panels names no panel")
     metrics = metrics_of(models)
     name = Path(options["config"].config_filename).stem
-    workdir = options.workdir or default_workdir(name)
+    workdir = team.agree("workdir", str(options.workdir or default_workdir(name)))
     settings = {**json.loads(config.to_json()), "prompts": prompts}
+    if not team.leads:
+        team.agree("table")
     table = PartTable(workdir, settings, schema(metrics))
-    console = Console(highlight=False)
+    if team.leads:
+        team.agree("table", "is there")
+    console = Console(highlight=False, quiet=not team.leads)
     if not console.is_terminal:
         console.width = max(console.width, 120)
     sweep = Sweep(config, models, search, studies, panels, prompts, metrics, table)
     try:
-        left = sweep.run(console)
+        sweep.run(console, first=team.index / team.count)
+        team.wait("every part")
+        left = sweep.left()
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"the same command with --workdir={workdir} goes on") from None
     if left:
         console.print(f"{left} parts are with other processes; the last one writes the report")
+        return
+    if not team.leads:
         return
     rows = table.rows()
     table.write_whole("results.parquet", rows)
@@ -297,13 +318,24 @@ class Sweep:
                         parts[_task(index, seed), f"{study.name}-{panel}"] = study.made
         return parts
 
-    def run(self, console: Console) -> int:
+    def left(self) -> int:
+        """Parts that are still missing."""
+        return len(self._weights().keys() - self.table.done())
+
+    def run(self, console: Console, first: float = 0.0) -> None:
         """Makes every part that no other process has or is making.
 
-        Returns:
-          Parts that are still missing.
+        Args:
+          console: shows what is done.
+          first: where in the grid to begin, a share in [0, 1): others begin elsewhere.
         """
         parts = self._weights()
+        tasks = [
+            (index, prompt, seed)
+            for index, prompt in enumerate(self.prompts)
+            for seed in self.config.sweep.seeds
+        ]
+        begin = int(first * len(tasks))
         done = self.table.done() & parts.keys()
         if done:
             console.print(f"{len(done)} of {len(parts)} parts are done already")
@@ -320,17 +352,15 @@ class Sweep:
             going = True
             while going:
                 going = False
-                for index, prompt in enumerate(self.prompts):
-                    for seed in self.config.sweep.seeds:
-                        task = _task(index, seed)
-                        wanted = {part for part in parts if part[0] == task}
-                        if wanted <= self.table.done():
-                            continue
-                        with self.table.claim(task) as mine:
-                            if mine:
-                                going = True
-                                self._work(task, index, prompt, seed, tell)
-            return len(parts.keys() - self.table.done())
+                for index, prompt, seed in tasks[begin:] + tasks[:begin]:
+                    task = _task(index, seed)
+                    wanted = {part for part in parts if part[0] == task}
+                    if wanted <= self.table.done():
+                        continue
+                    with self.table.claim(task) as mine:
+                        if mine:
+                            going = True
+                            self._work(task, index, prompt, seed, tell)
 
     def _work(self, task: str, index: int, prompt: str, seed: int, tell) -> None:
         """Makes the missing parts of one prompt and seed."""

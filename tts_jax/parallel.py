@@ -1,80 +1,195 @@
-"""Meshes, and how a batch of branches lies on them.
+"""One mesh of three axes, and how parameters and branches lie on it.
 
-The mesh axis `branch` divides branches; parameters and conditions are copied to every device.
+`branch` divides branches; `model` divides the parameters of every network, by rules on their names;
+`sequence` divides the tokens of long sequences, see `tts_jax.nn.attention`. Functions of branches
+are `jax.shard_map`ped over `branch`, and the compiler divides what is left over the other two.
 """
 
+import math
+import re
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-BRANCH = "branch"
+BRANCH, MODEL, SEQUENCE = AXES = "branch", "model", "sequence"
+
+# Which axis of a parameter the devices of `model` divide, by the first pattern that fits its flat
+# name. The columns of a matrix, then the rows of the one that follows it, need one sum between
+# devices; what fits no pattern is stored divided and gathered when it is used (fsdp).
+COLUMNS, ROWS, WIDEST, WHOLE = -1, -2, "widest", None
+RULES = (
+    (r"(.*\.)?(q|k|v|up|gate|fc1|mlp|head)\.kernel", COLUMNS),
+    (r"(.*\.)?(out|down|fc2)\.kernel", ROWS),
+    (r"(.*\.)?token\.embedding", COLUMNS),
+    (r"(.*\.)?(bias|scale|positions?|table)", WHOLE),
+    (r".*", WIDEST),
+)
+# Smaller parameters are not worth a transfer.
+SMALL = 2**12
 
 
 class MeshError(ValueError):
     """A mesh that the machine cannot give."""
 
 
-def branch_mesh(devices: int = 0) -> Mesh:
-    """A mesh whose only axis is `branch`.
+def make_mesh(branch: int = 0, model: int = 1, sequence: int = 1, *, devices=None) -> Mesh:
+    """A mesh of the axes `branch`, `model` and `sequence`.
+
+    Neighbouring devices share parameters and sequences, distant ones only branches.
 
     Args:
-      devices: how many devices share the branches; 0 takes all there are.
+      branch, model, sequence: devices along each axis; the first that is 0 takes all that the
+        others leave, a second one 1.
+      devices: those to choose from, in order; all there are by default.
 
     Raises:
-      MeshError: fewer devices exist, or the number is negative.
+      MeshError: fewer devices exist, or a number is negative.
     """
-    available = jax.devices()
-    if not 0 <= devices <= len(available):
-        raise MeshError(f"a mesh of {devices} devices, but {len(available)} exist")
-    devices = devices or len(available)
-    return jax.make_mesh(
-        (devices,), (BRANCH,), axis_types=(AxisType.Auto,), devices=available[:devices]
-    )
+    devices = jax.devices() if devices is None else list(devices)
+    sizes = [branch, model, sequence]
+    if 0 in sizes:
+        given = math.prod(size for size in sizes if size)
+        sizes[sizes.index(0)] = max(1, len(devices) // given) if given > 0 else 1
+        sizes = [size or 1 for size in sizes]
+    count = math.prod(sizes)
+    if min(sizes) < 1 or count > len(devices):
+        named = ", ".join(f"{name} {size}" for name, size in zip(AXES, sizes, strict=True))
+        raise MeshError(f"a mesh of {count} devices ({named}), but {len(devices)} exist")
+    return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices[:count])
+
+
+def branch_mesh(devices: int = 0) -> Mesh:
+    """A mesh that divides branches only, over some devices; 0 takes all there are."""
+    return make_mesh(devices)
+
+
+def divides_branches_only(mesh: Mesh) -> bool:
+    """Whether every device holds whole parameters and sequences."""
+    return mesh.size == mesh.shape[BRANCH]
+
+
+def is_shared(mesh: Mesh) -> bool:
+    """Whether a mesh has devices of several processes."""
+    return len({device.process_index for device in mesh.devices.flat}) > 1
+
+
+def rule(name: str, shape: tuple[int, ...], devices: int) -> PartitionSpec:
+    """How a parameter is divided.
+
+    Args:
+      name: its flat name.
+      shape: its shape; layers that are stacked come first.
+      devices: along `model`.
+
+    Returns:
+      That of the first of `RULES` that fits; where the axis is not a multiple of the devices, that
+      of the wider of the last two axes that is.
+    """
+    axis = next(axis for pattern, axis in RULES if re.fullmatch(pattern, name))
+    if devices == 1 or axis is WHOLE or len(shape) < 2 or math.prod(shape) < SMALL:
+        return PartitionSpec()
+    if axis == WIDEST or shape[axis] % devices:
+        wide = [own for own in (COLUMNS, ROWS) if shape[own] % devices == 0]
+        if not wide:
+            return PartitionSpec()
+        axis = max(wide, key=lambda own: shape[own])
+    return PartitionSpec(*[None] * (len(shape) + axis), MODEL)
+
+
+def parameter_shardings(params: Any, mesh: Mesh) -> Any:
+    """How the parameters of networks lie on a mesh.
+
+    Args:
+      params: nested dictionary of arrays, or of their shapes and dtypes.
+      mesh: of this module's axes.
+
+    Returns:
+      A sharding for each leaf.
+    """
+
+    def sharding(path, leaf):
+        name = jax.tree_util.keystr(path, simple=True, separator=".")
+        return NamedSharding(mesh, rule(name, leaf.shape, mesh.shape.get(MODEL, 1)))
+
+    return jax.tree_util.tree_map_with_path(sharding, params)
+
+
+def shard_shape(name: str, shape: tuple[int, ...], mesh: Mesh) -> tuple[int, ...]:
+    """What every device of a mesh holds of a parameter."""
+    return NamedSharding(mesh, rule(name, shape, mesh.shape.get(MODEL, 1))).shard_shape(shape)
+
+
+def place(params: Any, mesh: Mesh) -> Any:
+    """Parameters where `RULES` say; shapes instead of them, or for devices that are not there, give
+    shapes that say where they would be."""
+    return jax.tree.map(_put, params, parameter_shardings(params, mesh))
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:
     """A copy of every leaf on every device of the mesh."""
-    return _put(tree, NamedSharding(mesh, PartitionSpec()))
+    sharding = NamedSharding(mesh, PartitionSpec())
+    return jax.tree.map(lambda x: _put(x, sharding), tree)
 
 
 def split(tree: Any, mesh: Mesh) -> Any:
     """Leaves [B, ...] divided over the branch axis; B is a multiple of its size."""
-    return _put(tree, NamedSharding(mesh, PartitionSpec(BRANCH)))
+    sharding = NamedSharding(mesh, PartitionSpec(BRANCH))
+    return jax.tree.map(lambda x: _put(x, sharding), tree)
 
 
-def _put(tree: Any, sharding: NamedSharding) -> Any:
-    """Arrays where they shall lie; for devices that are not there, shapes with the sharding."""
-    if sharding.mesh.devices.flat[0] in jax.devices():
-        return jax.device_put(tree, sharding)
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
+def _put(x: Any, sharding: NamedSharding) -> Any:
+    absent = sharding.mesh.devices.flat[0] not in jax.devices()  # those of a plan
+    if absent or isinstance(x, jax.ShapeDtypeStruct):
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+    if sharding.is_fully_addressable or getattr(x, "sharding", None) == sharding:
+        return jax.device_put(x, sharding)
+    host = np.asarray(x)  # the same in every process, each of which gives its devices theirs
+    return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
 
 
 def first_copy(tree: Any) -> Any:
-    """Of leaves that every device holds whole, what the first of this process holds.
+    """Arrays that all lie whole on every device as those of one of this process; others as is."""
+    if not all(getattr(x, "is_fully_replicated", False) for x in jax.tree.leaves(tree)):
+        return tree
+    return jax.tree.map(lambda x: x.addressable_shards[0].data, tree)
 
-    Shapes, which no device holds, stay what they are.
-    """
 
-    def first(x):
-        return x if isinstance(x, jax.ShapeDtypeStruct) else x.addressable_shards[0].data
+def fetch(tree: Any) -> Any:
+    """Arrays on the host, whole, also what devices of other processes hold; all processes ask."""
 
-    return jax.tree.map(first, tree)
+    def whole(x):
+        if not isinstance(x, jax.Array) or x.is_fully_addressable:
+            return x
+        return _gather(x.sharding.mesh)(x).addressable_shards[0].data
+
+    return jax.device_get(jax.tree.map(whole, tree))
+
+
+@cache
+def _gather(mesh: Mesh) -> Callable:
+    return jax.jit(lambda x: x, out_shardings=NamedSharding(mesh, PartitionSpec()))
 
 
 def over_branches(function: Callable, mesh: Mesh, shared: int) -> Callable:
     """Runs a function on each device's share of the branches, as one program for all devices.
 
+    Devices with the same share divide the work on it as the compiler finds best.
+
     Args:
       function: takes `shared` arguments that all branches share, then arguments with a leading
         branch axis; its outputs have a leading branch axis.
-      mesh: a mesh with the axis `branch`.
-      shared: number of leading arguments that are copied rather than divided.
+      mesh: as of `make_mesh`.
+      shared: number of leading arguments that are not divided by branches, such as parameters.
 
     Returns:
       The function of whole batches, to be traced and compiled.
     """
+
+    axes = set(mesh.axis_names if divides_branches_only(mesh) else (BRANCH,))
 
     def mapped(*args):
         divided = len(args) - shared
@@ -83,6 +198,7 @@ def over_branches(function: Callable, mesh: Mesh, shared: int) -> Callable:
             mesh=mesh,
             in_specs=(PartitionSpec(),) * shared + (PartitionSpec(BRANCH),) * divided,
             out_specs=PartitionSpec(BRANCH),
+            axis_names=axes,
             check_vma=False,
         )(*args)
 
@@ -92,8 +208,9 @@ def over_branches(function: Callable, mesh: Mesh, shared: int) -> Callable:
 class DeviceByDevice:
     """A function of each device's share of the branches, run as the program of a lone device.
 
-    A branch then has the same bits on every mesh; a program that is partitioned for several
-    devices is rounded differently from that of one. The price is a compilation per device.
+    Of a mesh that divides branches only. A branch then has the same bits on every such mesh; a
+    program that is partitioned for several devices is rounded differently from that of one. The
+    price is a compilation per device.
     """
 
     def __init__(self, function: Callable, mesh: Mesh, shared: int):

@@ -17,6 +17,7 @@ from experiments.memory import MemoryPlan
 from experiments.models import load_models
 from tts_jax.checkpoints import CheckpointError
 from tts_jax.language.tokenizer import PromptError
+from tts_jax.parallel import make_mesh
 
 PROMPT = "a red circle moving right and a blue square moving up"
 
@@ -103,6 +104,22 @@ def test_what_does_not_exist_is_one_error(config, field, value, error):
     place[last] = value
     with pytest.raises((UsageError, CheckpointError), match=error):
         load_models(config)
+
+
+def test_the_memory_plan_counts_what_each_device_of_a_mesh_holds():
+    memory = MemoryPlan(make_mesh(2, 4, 1))
+    params = {
+        "q": {"kernel": jax.ShapeDtypeStruct((3, 64, 128), jnp.bfloat16)},
+        "norm": {"scale": jax.ShapeDtypeStruct((3, 128), jnp.float32)},
+    }
+    memory.add("judge", params, "search")
+    memory.add("language model", params, "stage prompts", divided=False)
+    assert memory.held("search") == 3 * 64 * 128 * 2 // 4 + 3 * 128 * 4
+    assert memory.held("stage prompts") == 3 * 64 * 128 * 2 + 3 * 128 * 4
+    assert [part.numbers for part in memory.parts] == [3 * 64 * 128 + 3 * 128] * 2
+    console = Console(file=io.StringIO(), width=120)
+    summary.print_memory(console, memory)
+    assert "on each device of a mesh of branch 2, model 4" in console.file.getvalue()
 
 
 def test_the_memory_plan_is_printed_by_part_and_phase():

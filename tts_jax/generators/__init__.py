@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from tts_jax.checkpoints import CheckpointError, load_parts, save_safetensors
@@ -59,7 +59,12 @@ def open_generator(
 
 
 def load_generator(
-    name: str, checkpoint: Path | str | None = None, *, image: Path | str = "", **overrides
+    name: str,
+    checkpoint: Path | str | None = None,
+    *,
+    image: Path | str = "",
+    place: Callable[[dict], dict] = dict,
+    **overrides,
 ) -> tuple[Generator, dict]:
     """A generator and its parameters.
 
@@ -69,6 +74,8 @@ def load_generator(
         file per part of the model or as `converters.convert` writes them; None or "embedded" takes
         the one inside the package.
       image: a picture that videos start from, for those that can begin with one.
+      place: gives abstract parameters the shardings with which those of a converted checkpoint are
+        read; by default they are read onto one device.
       **overrides: sampler fields that replace those of the checkpoint, and `attention`, by name
         one of `tts_jax.nn.attention.IMPLEMENTATIONS`.
 
@@ -81,7 +88,7 @@ def load_generator(
     """
     generator = open_generator(name, checkpoint, image=image, **overrides)
     networks = getattr(generator, "generator", generator)  # inside of one from an image
-    return generator, load_parts(_folder(checkpoint), networks.abstract_params)
+    return generator, load_parts(_folder(checkpoint), place(networks.abstract_params))
 
 
 def _folder(checkpoint: Path | str | None) -> Path:

@@ -6,11 +6,14 @@ B batch  L tokens  N heads  K head size.
 import contextlib
 from collections.abc import Iterator
 from contextvars import ContextVar
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.sharding import AxisType, PartitionSpec
+
+from tts_jax.nn.sequence import head_axes, over_heads
 
 IMPLEMENTATIONS = ("auto", "xla", "blocks", "cudnn", "splash")
 BLOCK = 512  # queries of a block
@@ -74,6 +77,9 @@ def attend(
       ValueError: an unknown implementation.
     """
     check(implementation)
+    if axes := head_axes(q.shape[2]):
+        whole = partial(attend, implementation=implementation)
+        return over_heads(whole, q, k, v, mask, axes)
     if implementation == "auto":
         implementation = _choose(q, k)
     if implementation == "splash":

@@ -18,7 +18,16 @@ import numpy as np
 from jax.sharding import Mesh
 
 from tts_jax.generators.protocol import Generator, Params
-from tts_jax.parallel import BRANCH, DeviceByDevice, branch_mesh, over_branches, replicate
+from tts_jax.parallel import (
+    BRANCH,
+    DeviceByDevice,
+    divides_branches_only,
+    fetch,
+    is_shared,
+    make_mesh,
+    over_branches,
+    place,
+)
 from tts_jax.search import expansion, paths
 from tts_jax.search.budget import Budget, total
 from tts_jax.search.expansion import Layout
@@ -176,34 +185,39 @@ class Search:
         exact: bool | None = None,
         conditions: Mapping[tuple[str, str], Encoded] = types.MappingProxyType({}),
     ):
-        """Copies the parameters to the devices.
+        """Brings the parameters to the devices.
 
         Args:
           generator: makes the videos.
           params: its parameters.
           panel: judges them.
           verifier_params: verifier name to parameters.
-          mesh: has the axis `branch`; all devices if None.
+          mesh: as of `make_mesh`, by whose axes branches, the parameters of the generator and of
+            the verifiers, and long sequences are divided; all devices share branches if None.
           micro_batch: the most branches a device works on at once; 0 for any number. It is halved
             when a batch does not fit in a device's memory.
-          exact: each device works on one branch at a time, which is slower; None: on CPU alone.
+          exact: each device works on one branch at a time, which is slower; None: on CPU alone,
+            where the mesh divides branches only.
           conditions: of prompts that are encoded already, see `encode_prompts`.
 
         Raises:
-          SearchConfigError: a negative micro-batch.
+          SearchConfigError: a negative micro-batch, or exact with divided parameters or sequences.
         """
         if micro_batch < 0:
             raise SearchConfigError(f"micro_batch is {micro_batch}, but it counts branches")
-        self.mesh = branch_mesh() if mesh is None else mesh
+        self.mesh = make_mesh() if mesh is None else mesh
+        alone = divides_branches_only(self.mesh)
+        if exact and not alone:
+            raise SearchConfigError("an exact search is on a mesh that divides branches only")
         if exact is None:
-            exact = self.mesh.devices.flat[0].platform == "cpu"
+            exact = alone and self.mesh.devices.flat[0].platform == "cpu"
         self.generators = {"full": generator}
         if draft := getattr(generator, "draft", lambda: None)():
             self.generators["draft"] = draft
         self.outline = outline_of(generator)
         self.panel = panel
-        self.params = replicate(params, self.mesh)
-        self.verifier_params = replicate(
+        self.params = place(params, self.mesh)
+        self.verifier_params = place(
             {v.name: verifier_params[v.name] for v in panel.verifiers}, self.mesh
         )
         self.programs = Programs()
@@ -258,10 +272,15 @@ class Search:
           branches: on one device, for which its memory was too small.
 
         Raises:
-          SearchFault: it was one branch.
+          SearchFault: it was one branch, or the other processes of the mesh know nothing of it.
         """
         if branches <= 1:
             raise SearchFault("one branch alone does not fit in the memory of a device")
+        if is_shared(self.mesh):
+            raise SearchFault(
+                f"{branches} branches do not fit in the memory of a device; start again with "
+                f"micro_batch={branches // 2}"
+            )
         self._micro_batch = branches // 2
         warnings.warn(
             f"{branches} branches do not fit in the memory of a device; going on with "
@@ -380,7 +399,7 @@ class Search:
             forest.grow("full", step, (1, 1))
         rows = self.layout(1, 1, share=False).rows
         seen = forest.look("full", [tuple(path)], "committed", rows)
-        latents, frames = np.asarray(seen.latents)[0], np.asarray(seen.frames)[0]
+        latents, frames = fetch(seen.latents)[0], fetch(seen.frames)[0]
         return Video(path=tuple(path), latents=latents, frames=frames)
 
 
@@ -396,7 +415,7 @@ def encode_prompts(
 
     Args:
       generator: makes the videos.
-      params: its parameters, on one device.
+      params: its parameters, on one device or divided.
       prompts: texts.
       drafts: whether the draft version's are wanted too.
 
@@ -410,7 +429,7 @@ def encode_prompts(
     for prompt in dict.fromkeys(prompts):
         for fidelity, version in versions.items():
             start = time.perf_counter()
-            found = jax.tree.map(lambda x: np.asarray(x)[0], version.encode(params, [prompt]))
+            found = jax.tree.map(lambda x: x[0], fetch(version.encode(params, [prompt])))
             encoded[fidelity, prompt] = Encoded(found, time.perf_counter() - start)
     return encoded
 
@@ -619,14 +638,14 @@ class _Run:
         def score(part: slice, seen: Seen):
             block, last = nodes[part], request.judges == "image"
             found = self.forest.score(asked, seen, self._query(request), last)
-            rows = np.stack(jax.device_get(found), 1)[: len(block)]
-            sound = np.asarray(seen.sound)[: len(block)]
+            rows = np.stack(fetch(found), 1)[: len(block)]
+            sound = fetch(seen.sound)[: len(block)]
             scores[part, columns] = np.where(sound[:, None], rows, np.nan)
             for name, blocks, wanted in (
                 ("frames", seen.frames, complete or self._keep_frames),
                 ("latents", seen.latents, complete),
             ):
-                for node, value in zip(block, np.asarray(blocks), strict=False) if wanted else ():
+                for node, value in zip(block, fetch(blocks), strict=False) if wanted else ():
                     setattr(node, name, value)
 
         self._look(self.forest, request, [node.path for node in nodes], width, score)

@@ -22,7 +22,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from tts_jax.generators.protocol import Generator
-from tts_jax.parallel import BRANCH, first_copy, replicate, split
+from tts_jax.parallel import BRANCH, fetch, first_copy, replicate, split
 from tts_jax.search import expansion, paths
 from tts_jax.search.expansion import Layout
 from tts_jax.search.growth import Growth
@@ -109,7 +109,7 @@ class Forest:
             with timed(self.ledger["text"]):
                 generator = self.models.generators[fidelity]
                 found = generator.encode(first_copy(self.models.params), [self.prompt])
-                found = jax.tree.map(lambda x: np.asarray(x)[0], found)
+                found = jax.tree.map(lambda x: x[0], fetch(found))
                 self._conditions[fidelity] = replicate(found, self.mesh)
         return self._conditions[fidelity]
 
@@ -131,7 +131,7 @@ class Forest:
                 raise
             except Exception as error:
                 raise SearchFault(f"a verifier fails: {_sentence(error)}") from error
-            return replicate(jax.device_get(queries), self.mesh)
+            return replicate(fetch(queries), self.mesh)
 
     def __contains__(self, name: Name) -> bool:
         return name in self._places or not name.path
@@ -332,7 +332,7 @@ class Forest:
 
         slots, pool = self._slots(fidelity, branches)
         dead = rows - len(slots)
-        work = dict(live=len(slots), dead=dead)
+        work = dict(live=len(slots), dead=dead, out=self._where)
         found, _ = self._gather(pool, np.array(slots + slots[:1] * dead, np.int32))
         shared = self.models.params, self._condition(fidelity)
         key = fidelity, segment, look
@@ -374,7 +374,7 @@ class Forest:
 
             return self.models.over_branches(score, shared=2)
 
-        work = dict(live=seen.live, dead=len(seen.frames) - seen.live)
+        work = dict(live=seen.live, dead=len(seen.frames) - seen.live, out=self._where)
         scores = []
         for verifier in verifiers:
             try:
@@ -414,9 +414,7 @@ class Forest:
 
     def states(self) -> dict[Name, list[np.ndarray]]:
         """The leaves of every held branch with its keys, on the host."""
-        pools = {
-            number: jax.device_get(jax.tree.leaves(pool)) for number, pool in self._pools.items()
-        }
+        pools = {number: fetch(jax.tree.leaves(pool)) for number, pool in self._pools.items()}
         return {
             name: [np.asarray(leaf[place.slot]) for leaf in pools[place.pool]]
             for name, place in self._places.items()
@@ -509,8 +507,8 @@ class Forest:
 
     @property
     def _where(self) -> NamedSharding:
-        """Of a pool's leaves; asked of every program that makes them, since only that holds for
-        leaves without elements too."""
+        """Of whatever has a branch axis; asked of every program that makes it, since only that
+        holds for leaves without elements, and for what the compiler would divide otherwise too."""
         return NamedSharding(self.mesh, PartitionSpec(BRANCH))
 
     def _copy(self, tree):

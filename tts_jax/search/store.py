@@ -1,7 +1,8 @@
 """Searches on disk between two rounds, so that a killed one goes on where it was.
 
 <folder>/<rounds done>/record.json   a checksum, and everything but arrays
-                      /arrays        an orbax checkpoint of two buffers: videos, states
+                      /arrays        two buffers, videos and states: an orbax checkpoint, or of
+                                     a job of several processes {videos,states}/bytes.npy
 
 A save adds a folder, by rename. Frames and latents are written once, by the first save after their
 round; of the folders of earlier saves nothing else is kept.
@@ -15,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -26,6 +28,7 @@ from tts_jax.search.loop import Done
 from tts_jax.search.tree import Node
 
 _ARRAYS = ("frames", "latents")
+PLAIN = "bytes.npy"
 
 
 class StoreError(SearchFault):
@@ -226,6 +229,11 @@ def _differing(theirs: Mapping, ours: Mapping) -> list[str]:
 
 
 def _save_orbax(path: Path, buffers: Mapping[str, np.ndarray]) -> None:
+    if jax.process_count() > 1:  # orbax would have all processes save the same
+        for name, buffer in buffers.items():
+            (path / name).mkdir(parents=True)
+            np.save(path / name / PLAIN, buffer)
+        return
     from orbax.checkpoint import v1 as ocp  # half a second that other programs need not wait
 
     context = ocp.Context()
@@ -235,6 +243,8 @@ def _save_orbax(path: Path, buffers: Mapping[str, np.ndarray]) -> None:
 
 
 def _load_orbax(path: Path) -> np.ndarray:
+    if (path / PLAIN).is_file():
+        return np.load(path / PLAIN)
     from orbax.checkpoint import v1 as ocp
 
     return np.asarray(ocp.load_checkpointables(path.parent, {path.name: None})[path.name]["bytes"])

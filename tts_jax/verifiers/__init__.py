@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,7 @@ def load_verifier(
     checkpoint: Path | str | None = None,
     texts: Path | str | None = None,
     options: Mapping[str, Any] | None = None,
+    place: Callable[[dict], dict] = dict,
 ) -> tuple[Verifier, dict]:
     """A verifier and its parameters.
 
@@ -61,6 +62,8 @@ def load_verifier(
         ignore it.
       texts: a judge's, instead of `judge.json` in its folder; see `tts_jax.verifiers.judges`.
       options: a judge's, instead of those in that file.
+      place: gives abstract parameters the shardings with which those of a converted checkpoint are
+        read; by default they are read onto one device.
 
     Returns:
       The verifier and its nested parameter dictionary: float32, or for judges as stored.
@@ -74,10 +77,10 @@ def load_verifier(
         return verifier, {}
     folder, like = Path(checkpoint or EMBEDDED), verifier.abstract_params
     if name == "aesthetic":
-        return verifier, load_parts(folder, like)
+        return verifier, load_parts(folder, place(like))
     part = "clip" if name == "clip_score" else name
     dtype = jnp.float32 if name in TRAINED else None
-    return verifier, load_parts(folder, {part: like}, dtype)[part]
+    return verifier, load_parts(folder, place({part: like}), dtype)[part]
 
 
 def open_verifier(

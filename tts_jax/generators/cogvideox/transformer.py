@@ -21,6 +21,7 @@ from tts_jax.nn.attention import attend
 from tts_jax.nn.embeddings import frequencies, rotate_pairs, timestep_sinusoid
 from tts_jax.nn.linear import Linear
 from tts_jax.nn.norms import LayerNorm
+from tts_jax.nn.sequence import by_sequence
 from tts_jax.nn.stack import stacked
 
 QK_EPSILON = 1e-6
@@ -373,7 +374,8 @@ class Transformer(nnx.Module):
         def step(x, block):
             return block(x, temb, rope, length), None
 
-        tokens, _ = jax.lax.scan(step, jnp.concatenate([text, video], axis=1), self.blocks)
+        tokens = by_sequence(jnp.concatenate([text, video], axis=1))
+        tokens, _ = jax.lax.scan(step, tokens, self.blocks)
         video = self.norm_final(tokens[:, length:]).astype(self.dtype)
         shift, scale = self.norm_out.modulation(temb)
         video = (self.norm_out.norm(video) * (1 + scale) + shift).astype(self.dtype)

@@ -24,6 +24,7 @@ from tts_jax.nn.attention import attend
 from tts_jax.nn.embeddings import frequencies, rotate_pairs, timestep_sinusoid
 from tts_jax.nn.linear import Linear
 from tts_jax.nn.norms import RMSNorm, layer_norm
+from tts_jax.nn.sequence import by_sequence
 
 PATCH = 2
 SINUSOID_WIDTH = 256
@@ -494,6 +495,7 @@ class Denoiser(nnx.Module):
         """Velocity for the conditioning vector `temb` [B, D]; the rest is as in `__call__`."""
         layout = make_layout(latents.shape, times, history, text_mask, self.config)
         text = self.text_embed(text.astype(self.dtype))
-        own = self.run_blocks(text, *self.embed_latents(latents, history), temb, layout)
+        past, own = map(by_sequence, self.embed_latents(latents, history))
+        own = self.run_blocks(text, past, own, temb, layout)
         velocity = self.out(self.normalise_out(own, temb)).astype(jnp.float32)
         return unpatchify(velocity, *latents.shape[1:4])

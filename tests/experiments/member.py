@@ -1,0 +1,57 @@
+"""One process of a job: programs of `experiments` on small models, one after the other.
+
+python -m tests.experiments.member '[["generate", "--prompt=..."], ["sweep", ...]]'
+"""
+
+import json
+import os
+import signal
+import sys
+
+from experiments import cli, generate, models, sweep
+from experiments.models import Models
+from tests.search.analytic import Exact, Flow, Linear, Mixture, direction
+from tts_jax.language.stage_prompts import load_stage_prompts
+from tts_jax.search.store import RoundStore
+from tts_jax.verifiers.panel import Panel
+
+PROGRAMS = {"generate": generate, "sweep": sweep}
+
+
+def load(config, prompts, *, mesh, **_):
+    """A generator of three segments and a verifier, with nothing to read."""
+    generator, verifier = Exact(Mixture.random(frames=1), Flow, 3, 1, 1), Linear(direction(3))
+    return Models(
+        generator=generator,
+        generator_params=generator.params,
+        panel=Panel([verifier]),
+        verifier_params={verifier.name: {}},
+        world=None,
+        stage_prompts=load_stage_prompts({"source": "prompt"}, None),
+        mesh=mesh,
+    )
+
+
+def run(argv):
+    """A program's exit code."""
+    program = PROGRAMS[argv[0]]
+    models.load_models = load
+    kept = {} if argv[0] == "generate" else {"config": "sweep.py"}
+    return cli.run(program.main, doc=program.__doc__, define=program.define, argv=argv, **kept)
+
+
+def die_in_mid_run():
+    """Has this process killed when it has saved a round of a search."""
+    save = RoundStore.save
+
+    def last(self, saved):
+        save(self, saved)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    RoundStore.save = last
+
+
+if __name__ == "__main__":
+    if "DIES" in os.environ:
+        die_in_mid_run()
+    sys.exit(next(filter(None, map(run, json.loads(sys.argv[1]))), 0))

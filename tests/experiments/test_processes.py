@@ -1,0 +1,111 @@
+"""Jobs of several processes on one machine: the bytes of one process, whatever ends in between."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import pyarrow.parquet as pq
+import pytest
+
+from experiments import cli
+from tests.experiments import member
+from tests.experiments.test_faults import repeatable
+
+PROMPTS = "one\ntwo\n"
+TREE = (
+    "--config.search.branching=(3,2,1)",
+    "--config.search.image_keep=0",
+    "--config.search.judge_depths=(0,1)",
+    "--config.search.keep=(2,2)",
+)
+GRID = """
+from configs import sweep
+
+def get_config():
+    config = sweep.get_config()
+    del config.sweep.searches, config.sweep.panels
+    config.mesh.branch = 1
+    config.sweep.searches = dict(linear=dict(preset="random_linear", budgets=(1,)))
+    config.sweep.panels = dict(reward=dict(reward=1.0))
+    config.sweep.exact = True
+    return config
+"""
+
+
+@pytest.fixture(scope="module")
+def programs(tmp_path_factory):
+    """`programs(folder)`: prompts apart, one prompt together, and a sweep, into a folder."""
+    inputs = tmp_path_factory.mktemp("inputs")
+    (inputs / "grid.py").write_text(GRID)
+    (inputs / "prompts.txt").write_text(PROMPTS)
+    prompts = f"--prompts_file={inputs / 'prompts.txt'}"
+    config = f"--config={inputs / 'grid.py'}"
+    watch = "--patience=5"
+
+    def make(folder):
+        return [
+            ["generate", prompts, f"--workdir={folder}/apart", "--config.mesh.branch=1", *TREE],
+            ["generate", "--prompt=p", f"--workdir={folder}/all", "--config.mesh.branch=2", *TREE],
+            ["sweep", config, prompts, f"--workdir={folder}/sweep"],
+        ]
+
+    return lambda folder: [[*argv, watch] for argv in make(folder)]
+
+
+def start(programs, count, **env):
+    """The processes of a job, as SLURM starts them."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    env |= dict(
+        JAX_NUM_CPU_DEVICES="1",
+        JAX_COORDINATOR_PORT=port,
+        JAX_COORDINATOR_BIND_ADDRESS=f"localhost:{port}",
+        SLURM_JOB_ID="1",
+        SLURM_STEP_NODELIST="localhost",
+        SLURM_NTASKS=f"{count}",
+        SLURM_STEP_NUM_TASKS=f"{count}",
+    )
+    command = [sys.executable, "-m", "tests.experiments.member", json.dumps(programs)]
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return [
+        subprocess.Popen(
+            command, **pipes, env=os.environ | env | dict.fromkeys(ranks, str(number)) | own
+        )
+        for number in range(count)
+        for ranks in [("SLURM_PROCID", "SLURM_LOCALID")]
+        for own in [{"DIES": "1"} if env.get("DYING") == str(number) else {}]
+    ]
+
+
+def ended(processes):
+    """Exit codes and what was said, when all have ended."""
+    said = [process.communicate(timeout=300) for process in processes]
+    return [process.returncode for process in processes], said
+
+
+def rows(folder):
+    found = pq.read_table(folder / "sweep" / "results.parquet").to_pylist()
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in found]
+
+
+def test_a_job_that_lost_a_process_ends_and_started_again_gives_the_bytes_of_one_process(
+    programs, tmp_path
+):
+    for argv in programs(tmp_path / "one"):
+        assert member.run(argv) == 0
+
+    codes, said = ended(start(programs(tmp_path / "many")[:1], 2, DYING="1"))
+    assert codes == [cli.EXIT_FAULT, -9], said
+    last = said[0][1].splitlines()[-1]
+    assert last.startswith("error: process 1 of 2 gives no sign of life for 5 s; the same command")
+    assert not (tmp_path / "many" / "apart" / "prompts" / "1").exists()
+
+    codes, said = ended(start(programs(tmp_path / "many"), 2))
+    assert codes == [0, 0], said
+    assert "1 of 2 prompts are done already" in said[0][0] and "prompt" not in said[1][0]
+    for name in ("apart", "all"):
+        assert repeatable(tmp_path / "many" / name) == repeatable(tmp_path / "one" / name)
+    assert rows(tmp_path / "many") == rows(tmp_path / "one")
