@@ -180,7 +180,8 @@ def _join(patience: int) -> Team:
     if not jax.distributed.is_initialized():
         try:
             jax.distributed.initialize(
-                initialization_timeout=max(patience, 300), heartbeat_timeout_seconds=2 * patience
+                initialization_timeout=max(patience, 300),
+                heartbeat_timeout_seconds=patience + 100,  # ends with a trace, after `_watch`
             )
         except ValueError as error:
             raise UsageError(
