@@ -35,9 +35,12 @@ def load(config, prompts, *, mesh, **_):
 def run(argv):
     """A program's exit code."""
     program = PROGRAMS[argv[0]]
-    models.load_models = load
+    loads, models.load_models = models.load_models, load
     kept = {} if argv[0] == "generate" else {"config": "sweep.py"}
-    return cli.run(program.main, doc=program.__doc__, define=program.define, argv=argv, **kept)
+    try:
+        return cli.run(program.main, doc=program.__doc__, define=program.define, argv=argv, **kept)
+    finally:
+        models.load_models = loads
 
 
 def die_in_mid_run():
