@@ -31,7 +31,7 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments import cli
-from experiments.models import load_models, load_search
+from experiments.models import open_search
 from experiments.trace import ROUND, Operation, Trace, read_trace
 from tts_jax import media
 from tts_jax.search import Round, Search, SearchResult, load_preset, plan
@@ -65,9 +65,8 @@ def main(options: flags.FlagValues) -> None:
     cache = cli.use_compilation_cache()
     with watch_compilation() as compilation, _keys_with_scopes():
         memory = {"start": peak_memory()}
-        models = load_models(config)
-        models.check([options.prompt])
-        search, preset = load_search(config, models), load_preset(config.search)
+        models, search = open_search(config, [options.prompt])
+        preset = load_preset(config.search)
         memory["models loaded"] = peak_memory()
         rounds = len(plan(preset, search.outline).rounds)
         if options.round >= rounds:
