@@ -43,7 +43,7 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.11",  # what jax 0.10 supports
     packages=find_packages(include=[f"{p}{s}" for p in PACKAGES for s in ("", ".*")]),
-    package_data={"tts_jax": ["assets/*", "report/templates/*"]},
+    package_data={"tts_jax": ["assets/*", "assets/*/*", "report/templates/*"]},
     install_requires=REQUIRED,
     extras_require={
         "test": [

@@ -1,9 +1,6 @@
-r"""The embedded world and a small NOVA of it, searched by Tree-of-Frames.
-
-The package has no weights of it: `configs/train_nova.py` says how they are trained.
+r"""The embedded world and its small NOVA, searched by Tree-of-Frames.
 
 python -m experiments.generate --config=configs/embedded_nova.py \
-    --config.generator.checkpoint=runs/train_nova/checkpoint \
     --prompt="a red circle moving right and a blue square moving up"
 """
 
@@ -19,7 +16,7 @@ def get_config() -> ConfigDict:
     config.generator = ConfigDict(
         dict(
             name="nova",
-            checkpoint="runs/train_nova/checkpoint",
+            checkpoint="embedded",
             attention="auto",
             steps=16,
             diffusion_steps=20,

@@ -10,6 +10,7 @@ Writes results.jsonl (a line per caption), table.json, table.md and curve.png.
 """
 
 import json
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -206,9 +207,10 @@ def _print(console: Console, table: Mapping) -> None:
         drawn.add_row(*_cells(line))
     console.print(drawn)
     for n, found in table["efficiency"].items():
+        shares = {k: f"{v:.0%}" if math.isfinite(v) else "no way" for k, v in found.items()}
         console.print(
-            f"N={n}: the panel goes {found['success']:.0%} of the way from a random choice to the "
-            f"oracle's pick in successes, {found['facts']:.0%} in facts"
+            f"N={n}: from a random choice to the oracle's pick the panel goes "
+            f"{shares['success']} in successes, {shares['facts']} in facts"
         )
 
 

@@ -30,7 +30,7 @@ def open_generator(
     if name not in GENERATORS:
         raise ValueError(f"unknown generator {name!r}; there are {', '.join(GENERATORS)}")
     build, config_type = GENERATORS[name]
-    folder = _folder(checkpoint)
+    folder = _folder(name, checkpoint)
     path = folder / "config.json"
     if not path.is_file():
         raise CheckpointError(f"checkpoint {path} does not exist")
@@ -72,7 +72,7 @@ def load_generator(
       name: one of `GENERATORS`.
       checkpoint: a folder with `config.json`, tokenizers and the parameters, as one safetensors
         file per part of the model or as `converters.convert` writes them; None or "embedded" takes
-        the one inside the package.
+        the small one inside the package, of Pyramid-Flow or NOVA.
       image: a picture that videos start from, for those that can begin with one.
       place: gives abstract parameters the shardings with which those of a converted checkpoint are
         read; by default they are read onto one device.
@@ -88,11 +88,15 @@ def load_generator(
     """
     generator = open_generator(name, checkpoint, image=image, **overrides)
     networks = getattr(generator, "generator", generator)  # inside of one from an image
-    return generator, load_parts(_folder(checkpoint), place(networks.abstract_params))
+    params = load_parts(_folder(name, checkpoint), place(networks.abstract_params))
+    return generator, params
 
 
-def _folder(checkpoint: Path | str | None) -> Path:
-    return EMBEDDED if checkpoint in (None, "", "embedded") else Path(checkpoint)
+def _folder(name: str, checkpoint: Path | str | None) -> Path:
+    if checkpoint not in (None, "", "embedded"):
+        return Path(checkpoint)
+    own = EMBEDDED / name
+    return own if own.is_dir() else EMBEDDED
 
 
 def save_generator(folder: Path | str, generator: Generator, params: dict) -> None:
