@@ -47,7 +47,7 @@ def get_config() -> ConfigDict:
             solver="flow",
         )
     )
-    config.objective = ConfigDict(dict(size=20, targets=8, times=2, history_noise=0.2))
-    config.steps = 6000
-    config.decay = 2000
+    config.objective = ConfigDict(dict(size=12, targets=8, times=2, history_noise=0.2))
+    config.steps = 5000
+    config.decay = 1800
     return config
