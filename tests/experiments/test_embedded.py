@@ -66,7 +66,7 @@ def test_verifiers_tell_a_caption_from_one_with_a_word_changed(rendered, name, k
     assert np.mean(wins) >= 0.95
 
 
-@pytest.mark.parametrize("name, least", [("pyramid_flow", 0.6), ("nova", 0.5)])
+@pytest.mark.parametrize("name, least", [("pyramid_flow", 0.6), ("nova", 0.4)])
 def test_samples_of_held_out_captions_show_most_of_what_they_say(name, least):
     generator, params = load_generator(name)
     captions = world.sample_captions("test", 24, 3)
