@@ -114,7 +114,7 @@ def print_plan(
 def print_memory(console: Console, memory: MemoryPlan) -> None:
     """Which parameters are held when, on each device."""
     shape = {} if memory.mesh is None else memory.mesh.shape
-    mesh = ", ".join(f"{name} {size}" for name, size in shape.items())
+    mesh = ", ".join(f"{name} {size}" for name, size in shape.items() if size > 1)
     table = _table("parameters in memory, on each device" + f" of a mesh of {mesh}" * bool(mesh))
     for name in ("part", "type"):
         table.add_column(name, no_wrap=True)
@@ -135,8 +135,10 @@ def print_memory(console: Console, memory: MemoryPlan) -> None:
 
 
 def _size(size: int) -> str:
-    unit, scale = ("GB", 1e9) if size >= 1e9 else ("MB", 1e6)
-    return f"{size / scale:.1f} {unit}" if size else "0"
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size >= scale:
+            return f"{size / scale:.1f} {unit}"
+    return str(size)
 
 
 def describe(config: ConfigDict, tree: Mapping) -> str:
