@@ -1,12 +1,14 @@
 """The mesh: what lies where on it, and that nothing computed on it is another number."""
 
 import math
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax.sharding import NamedSharding, PartitionSpec
 
 from tts_jax import parallel
 from tts_jax.checkpoints import abstract_params, flatten
@@ -23,6 +25,7 @@ from tts_jax.parallel import (
     rule,
     split,
 )
+from tts_jax.search import expansion
 
 WIDTHS = dict(heads=4, head_size=16, latent_channels=4, text_width=64)
 
@@ -66,6 +69,16 @@ def test_each_device_runs_its_share():
     np.testing.assert_array_equal(result, 2 * batch)
     assert set(shapes) == {(2, 3)}
     assert len(result.sharding.device_set) == 8
+
+
+def test_only_survivors_cross_devices():
+    """Of a pool of 64 branches on four devices, what is gathered: eight."""
+    mesh = make_mesh(4)
+    pool, slots = split(np.zeros((64, 16)), mesh), replicate(np.zeros(8, np.int32), mesh)
+    program = jax.jit(expansion.take, out_shardings=NamedSharding(mesh, PartitionSpec("branch")))
+    text = program.lower(pool, slots).compile().as_text()
+    moved = re.findall(r"f32\[([\d,]+)\]\S* (?:all-|collective-|reduce-scatter)[\w-]*\(", text)
+    assert moved and set(moved) == {"8,16"}
 
 
 def test_a_rule_divides_the_columns_of_a_matrix_and_the_rows_of_the_next():
