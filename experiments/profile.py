@@ -11,7 +11,7 @@ compiled and what came out of the persistent cache; and the memory of the progra
 
 Stages are advance, estimate, decode, each verifier, expand (branches moved) and prune (scores
 compared). The cache has entries of its own for this program, which hold the names of scopes.
-The default takes less than 2 minutes on 2 CPU cores.
+It takes as long as three searches and, the first time, as compiling their programs.
 """
 
 import contextlib
