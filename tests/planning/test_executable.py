@@ -126,6 +126,20 @@ def test_topologies_that_cannot_be_compiled_for_are_refused(monkeypatch, devices
         chips.tpu_devices("v5e:2x2")
 
 
+def test_a_kernel_of_many_lines_hides_nothing_after_it():
+    text = """
+ENTRY %main (a: f32[8]) -> f32[8] {
+  %a = f32[8]{0} parameter(0)
+  %k = f32[8]{0} custom-call(%a), custom_call_target="tpu_custom_call", frontend_attributes={m="{
+"x": 1
+}}, metadata={op_name="k"}
+  ROOT %b = f32[8]{0} fusion(%k), kind=kLoop, calls=%f, backend_config={"estimated_cycles":"7"}
+}
+"""
+    found = executable.read(text)
+    assert (found.kernels, found.cycles, found.moved) == (1, 7, 2 * 64)
+
+
 def test_bytes_of_shapes():
     assert executable.nbytes("bf16[2,3]{1,0:T(8,128)(2,1)}") == 12
     assert executable.nbytes("(f32[4]{0}, s4[3]{0:S(1)}, pred[])") == 17

@@ -306,7 +306,7 @@ def read(text: str) -> Text:
         if header := _COMPUTATION.match(line):
             current = computations.setdefault(header[2], {})
             entry = header[2] if header[1] else entry
-        elif line.startswith("}"):
+        elif line == "}":  # kernels have texts of several lines, with braces
             current = None
         elif current is not None and (found := _INSTRUCTION.match(line)):
             opcode = _OPCODE.search(" " + found[2])
