@@ -35,6 +35,7 @@ from experiments import cli
 from experiments.models import open_models
 from experiments.runs import to_json
 from tts_jax.media import write_bytes
+from tts_jax.parallel import BRANCH, make_mesh
 from tts_jax.planning import chips, executable
 from tts_jax.planning.chips import GIB, H100, Chip
 from tts_jax.planning.sketch import Program, Sketch
@@ -99,9 +100,7 @@ def make_plan(
     Returns:
       The plan as JSON has it; bytes and seconds.
     """
-    model = config.mesh.get("model", 1) or 1
-    branch = config.mesh.branch or len(devices) // model
-    mesh = chips.topology_mesh(devices, branch=branch)
+    mesh = make_mesh(**config.mesh, devices=devices)
     generator, params, panel, verifier_params = open_models(config, dtype)
     sketch = Sketch(
         generator, params, panel, verifier_params, mesh=mesh, micro_batch=config.micro_batch
@@ -111,7 +110,7 @@ def make_plan(
     programs = [sketch.texts, *sketch.recorder.programs.values()]
     figures = {}
     for program in programs:
-        on = 1 if program is sketch.texts else mesh.size
+        on = mesh.size // (mesh.shape[BRANCH] if program is sketch.texts else 1)
         held = program.held if program is sketch.texts else sketch.held
         compiled = bool(wanted.search(program.name))
         figures[id(program)] = _figures(program, chip, on, held, compile_it=compiled)
@@ -125,7 +124,7 @@ def make_plan(
         searching = sum(p.calls * seconds(p) for p in sketch.recorder.programs.values())
         return {
             "seconds": searching + seconds(sketch.texts),
-            "device_seconds": searching * mesh.size + seconds(sketch.texts),
+            "device_seconds": (searching + seconds(sketch.texts)) * mesh.size,
         }
 
     searches = {config.search.preset: cost()}

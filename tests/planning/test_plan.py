@@ -29,7 +29,9 @@ def planned(tmp_path_factory):
 
 def test_a_plan_says_what_each_program_takes(planned):
     found = json.loads((planned / "plan.json").read_text())
-    assert found["mesh"] == {"branch": 4} and found["chip"]["name"] == "v5e"
+    assert (
+        found["mesh"] == {"branch": 4, "model": 1, "sequence": 1} and found["chip"]["name"] == "v5e"
+    )
     programs = {row["name"].split(" full")[0]: row for row in found["programs"]}
     assert {"text", "root", "advance", "see", "score clip", "score viclip"} <= set(programs)
     for name in ("root", "score flicker"):
@@ -42,6 +44,22 @@ def test_a_plan_says_what_each_program_takes(planned):
     advance = [row for row in found["programs"] if row["name"].startswith("advance")]
     # 6 branches on 4 chips are two a chip
     assert [row["calls"] for row in advance] == [1, 4]
+
+
+def test_a_model_axis_divides_what_each_chip_holds(planned, tmp_path):
+    options = ("--config.search.branches=2", "--config.mesh.model=2", "--only=^text")
+    assert run(*LINEAR, *options, f"--output={tmp_path}") == 0
+    whole, parts = (json.loads((f / "plan.json").read_text()) for f in (planned, tmp_path))
+    assert parts["mesh"] == {"branch": 2, "model": 2, "sequence": 1}
+    for phase in ("text", "search"):
+        assert 0.45 < parts["held"][phase] / whole["held"][phase] < 0.7
+    text = parts["programs"][0]
+    assert text["compiled"] and text["chips"] == 2 and text["collectives"]
+    advance = [
+        [p["flops"] for p in f["programs"] if "advance" in p["name"]] for f in (whole, parts)
+    ]
+    # 2 branches instead of 8, of which 2 are padding
+    assert advance[1] == pytest.approx([flops / 4 for flops in advance[0]], rel=0.05)
 
 
 def test_a_plan_prices_searches_of_every_size(planned):
@@ -86,7 +104,10 @@ def test_a_checkpoint_that_is_missing_is_the_published_one():
 def test_what_cannot_be_planned_is_one_sentence(capsys, monkeypatch):
     refused = {
         ("--topology=v9:2x2",): "topology 'v9:2x2' is not CHIP:SHAPE",
-        (*LINEAR, "--config.mesh.branch=8"): "a mesh of 8 chips, but the topology has 4",
+        (
+            *LINEAR,
+            "--config.mesh.branch=8",
+        ): "a mesh of 8 devices",
         (*LINEAR, "--dtype=bf16"): "--dtype or --only cannot be read",
         ("--config.generator.checkpoint=checkpoints/pyramid",): "there are pyramid_flow_flux_384p",
         (*LINEAR, "--config.generator.attention=flash"): "unknown attention 'flash'",

@@ -9,9 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import util
 
-import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh
 
 GIB = 2**30
 
@@ -122,25 +120,3 @@ def _without_noise() -> Iterator[None]:
         finally:
             os.dup2(kept, 2)
             os.close(kept)
-
-
-def topology_mesh(devices: np.ndarray, **axes: int) -> Mesh:
-    """A mesh over the first devices of a topology.
-
-    Args:
-      devices: as `tpu_devices` gives them.
-      **axes: names and sizes; their product is at most the number of devices.
-
-    Raises:
-      TopologyError: there are fewer devices.
-    """
-    count = int(np.prod(list(axes.values())))
-    if count > len(devices):
-        raise TopologyError(
-            f"a mesh of {' x '.join(map(str, axes.values()))} chips, but the topology has "
-            f"{len(devices)}"
-        )
-    kinds = (AxisType.Auto,) * len(axes)
-    return jax.make_mesh(
-        tuple(axes.values()), tuple(axes), axis_types=kinds, devices=devices[:count]
-    )

@@ -3,6 +3,7 @@
 W branches  M chips.
 """
 
+import dataclasses
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from tts_jax.generators.protocol import Generator
 from tts_jax.nn import attention
-from tts_jax.parallel import BRANCH
+from tts_jax.parallel import BRANCH, divides_branches_only, place
 from tts_jax.planning.jaxprs import Work, work_of
 from tts_jax.search import Budget, Plan, Search
 from tts_jax.search.forest import Encoded
@@ -98,7 +99,7 @@ class Sketch:
     Attributes:
       search: on shapes; it can plan and nothing else.
       recorder: of its programs.
-      texts: the program that encodes a prompt, on one chip.
+      texts: the program that encodes a prompt, on one chip or on those that share parameters.
     """
 
     def __init__(
@@ -125,9 +126,12 @@ class Sketch:
         texts = getattr(generator, "text_parts", ())
         parts = {name: own for name, own in params.items() if name not in texts}
         versions = {"full": generator, "draft": getattr(generator, "draft", lambda: None)()}
-        alone = jax.sharding.SingleDeviceSharding(mesh.devices.flat[0])
         encoders = {name: params[name] for name in texts} if texts else dict(params)
-        encoders = jax.tree.map(lambda x: x.update(sharding=alone), encoders)
+        if divides_branches_only(mesh):
+            alone = jax.sharding.SingleDeviceSharding(mesh.devices.flat[0])
+            encoders = jax.tree.map(lambda x: x.update(sharding=alone), encoders)
+        else:
+            encoders = place(encoders, mesh)
         conditions = {}
         with attention.on_platform(self.platform):
             traced = jax.jit(lambda p: generator.encode(p, [PROMPT])).trace(encoders)
@@ -174,4 +178,11 @@ def chip_bytes(tree: Any) -> int:
 
 def _label(key: Hashable) -> str:
     parts = key if isinstance(key, tuple) else (key,)
-    return " ".join(str(p) for p in parts if p is not None and not isinstance(p, bool))
+    return " ".join(_word(p) for p in parts if p is not None and not isinstance(p, bool))
+
+
+def _word(part: Hashable) -> str:
+    if not dataclasses.is_dataclass(part):
+        return str(part)
+    fields = ((f.name, getattr(part, f.name)) for f in dataclasses.fields(part))
+    return " ".join(f"{name}={value}" for name, value in fields if value is not None)
