@@ -3,7 +3,11 @@ r"""The embedded NOVA: 5 frames of 4x4 tokens, each 2x2 latents of the embedded 
 python -m experiments.train_generator --config=configs/train_nova.py --workdir=DIR \
     --config.vae=DIR_OF_TRAIN_VAE
 
-Not trained to the end yet: 70 steps of 40 videos lowered the loss from 3.3 to 1.55.
+One CPU core beside other work (`JAX_NUM_CPU_DEVICES=1 --config.objective.size=24`, as the weights
+in the package were made): 1.2 s a step, 98 minutes. One sample for each of 40 held-out captions,
+averaged weights: success 0.05, 0.23, 0.40, 0.35, 0.43 and facts 0.26, 0.42, 0.53, 0.50, 0.55 after
+1000, 2000, 3000, 4000 and 5000 steps; at the end 0.85 on captions of one object and 0.00 on those
+of two, whose second object it does not yet draw as the caption says.
 """
 
 from ml_collections import ConfigDict
