@@ -42,7 +42,6 @@ def programs(tmp_path_factory):
     (inputs / "prompts.txt").write_text(PROMPTS)
     prompts = f"--prompts_file={inputs / 'prompts.txt'}"
     config = f"--config={inputs / 'grid.py'}"
-    watch = "--patience=5"
 
     def make(folder):
         return [
@@ -51,7 +50,7 @@ def programs(tmp_path_factory):
             ["sweep", config, prompts, f"--workdir={folder}/sweep"],
         ]
 
-    return lambda folder: [[*argv, watch] for argv in make(folder)]
+    return make
 
 
 def start(programs, count, **env):
@@ -97,10 +96,11 @@ def test_a_job_that_lost_a_process_ends_and_started_again_gives_the_bytes_of_one
     for argv in programs(tmp_path / "one"):
         assert member.run(argv) == 0
 
-    codes, said = ended(start(programs(tmp_path / "many")[:1], 2, DYING="1"))
+    first, *_ = programs(tmp_path / "many")
+    codes, said = ended(start([[*first, "--patience=10"]], 2, DYING="1"))
     assert codes == [cli.EXIT_FAULT, -9], said
     last = said[0][1].splitlines()[-1]
-    assert last.startswith("error: process 1 of 2 gives no sign of life for 5 s; the same command")
+    assert last.startswith("error: process 1 of 2 gives no sign of life for 10 s; the same command")
     assert not (tmp_path / "many" / "apart" / "prompts" / "1").exists()
 
     codes, said = ended(start(programs(tmp_path / "many"), 2))
