@@ -13,21 +13,11 @@ make them smaller.
 from ml_collections import ConfigDict
 
 from configs import sweep
-from configs.sweep import tree
 
 SAMPLES = (1, 2, 4, 8, 16, 32)
 DEFAULT = dict(default=dict(clip=0.2, viclip=1.0))
 
 UNITS = dict(
-    tree_of_frames=dict(
-        preset="tree_of_frames",
-        budgets={
-            "2": tree(4, 1, 2, 1),
-            "4": tree(8, 2, 2, 2),
-            "8": tree(16, 3, 3, 2),
-            "16": tree(32, 6, 3, 3, 2),
-        },
-    ),
     successive_halving=dict(
         preset="successive_halving",
         budgets={
@@ -85,10 +75,11 @@ PANELS = dict(
 
 def get_config(kind: str = "units") -> ConfigDict:
     """Settings of `experiments.sweep` for one part of the study: units, steps or panels."""
-    parts = {"units": UNITS, "steps": STEPS, "panels": {}}
+    config = sweep.get_config()
+    trees = dict(tree_of_frames=config.sweep.searches.tree_of_frames)
+    parts = {"units": trees | UNITS, "steps": STEPS, "panels": {}}
     if kind not in parts:
         raise ValueError(f"configs/study.py has the parts {', '.join(parts)}, not {kind!r}")
-    config = sweep.get_config()
     searches = dict(random_linear=dict(preset="random_linear", budgets=SAMPLES), **parts[kind])
     panels = PANELS if kind == "panels" else DEFAULT
     config.sweep.update(ConfigDict(dict(captions=300, seeds=(0, 1, 2)), convert_dict=True))
