@@ -74,14 +74,15 @@ def define(values: flags.FlagValues) -> None:
 def main(values: flags.FlagValues) -> int:
     """Runs what the flags ask for; returns the exit code."""
     console = Console()
-    whole, single = flops(values.questions, values.frames, values.branches)
+    published = VisionRewardConfig.visionreward_video()
+    whole, single = flops(published, values.questions, values.frames, values.branches)
     table = Table("", "shared", "one by one", "ratio", title=f"{values.questions} questions")
     ratio = whole / (values.questions * single)
     rows = [whole / 1e12, values.questions * single / 1e12]
     table.add_row("TFLOP, published size", *(f"{row:.1f}" for row in rows), f"{ratio:.3f}")
     if values.time:
         shared, apart, difference = seconds(
-            values.questions, values.frames, values.branches, values.repetitions
+            MID, values.questions, values.frames, values.branches, values.repetitions
         )
         cells = f"{shared:.2f}", f"{apart:.2f}", f"{shared / apart:.3f}"
         table.add_row("seconds, mid size", *cells)
@@ -97,30 +98,33 @@ def judge(config: VisionRewardConfig, frames: int, questions: int) -> VisionRewa
     return VisionRewardVerifier(config, Ids(), checklist)
 
 
-def flops(questions: int, frames: int, branches: int) -> tuple[int, int]:
-    """Operations of a whole checklist, and of one question by itself, at the published size."""
+def flops(
+    config: VisionRewardConfig, questions: int, frames: int, branches: int
+) -> tuple[int, int]:
+    """Operations of a whole checklist, and of one question by itself."""
     counts = []
     for count in (questions, 1):
-        verifier = judge(VisionRewardConfig.visionreward_video(), frames, count)
+        verifier = judge(config, frames, count)
         size = verifier.config.vision.size
         clip = jax.ShapeDtypeStruct((branches, frames, size, size, 3), jnp.float32)
         query = Questions(
             jax.ShapeDtypeStruct((count, LENGTH), jnp.int32),
             jax.ShapeDtypeStruct((count, LENGTH), bool),
         )
-        counts.append(count_flops(verifier.score, verifier.abstract_params, clip, query))
+        counts.append(count_flops(verifier.answers, verifier.abstract_params, clip, query))
     return counts[0], counts[1]
 
 
 def seconds(
-    questions: int, frames: int, branches: int, repetitions: int
+    config: VisionRewardConfig, questions: int, frames: int, branches: int, repetitions: int
 ) -> tuple[float, float, float]:
-    """Least times of a checklist, shared and one by one, at the mid size, and their difference."""
-    verifier = judge(MID, frames, questions)
-    params = nnx.to_pure_dict(nnx.state(VisionReward(MID, rngs=nnx.Rngs(0))))
-    clip = jax.random.uniform(jax.random.key(0), (branches, frames, 112, 112, 3))
+    """Least times of a checklist, shared and one by one, and the difference of their answers."""
+    verifier = judge(config, frames, questions)
+    params = nnx.to_pure_dict(nnx.state(VisionReward(config, rngs=nnx.Rngs(0))))
+    size = config.vision.size
+    clip = jax.random.uniform(jax.random.key(0), (branches, frames, size, size, 3))
     rng = np.random.default_rng(0)
-    tokens = rng.integers(3, 4096, (questions, LENGTH)).astype(np.int32)
+    tokens = rng.integers(3, config.decoder.vocabulary, (questions, LENGTH)).astype(np.int32)
     seen = np.arange(LENGTH) < rng.integers(8, LENGTH, (questions, 1))
     answers = jax.jit(verifier.answers)
 
