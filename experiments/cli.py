@@ -138,6 +138,7 @@ def run(
             return 0
         main(parse(argv, define=define, config=config))
     except KeyboardInterrupt as interrupt:
+        threading.excepthook = partial(_unless_shut_down, threading.excepthook)
         print(": ".join(["interrupted", *map(str, interrupt.args)]), file=sys.stderr)
         return EXIT_INTERRUPTED
     except Exception as error:
@@ -164,6 +165,12 @@ def _stop_later(otherwise, unraisable):
         again.start()
     else:
         otherwise(unraisable)
+
+
+def _unless_shut_down(otherwise, failure):
+    """Passes over threads of an interrupted save that find no thread left to hand work to."""
+    if not (failure.exc_type is RuntimeError and "shutdown" in str(failure.exc_value)):
+        otherwise(failure)
 
 
 def _help(define) -> str:

@@ -2,6 +2,7 @@
 
 import gc
 import signal
+import threading
 import time
 
 import jax
@@ -144,6 +145,26 @@ def test_the_cache_folder_follows_the_platform(monkeypatch):
     assert str(cli.user_cache()) == "/somewhere"
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert cli.user_cache().name == ".cache"
+
+
+def test_threads_that_an_interrupt_cuts_off_say_nothing(config, monkeypatch):
+    said = []
+    monkeypatch.setattr(threading, "excepthook", said.append)
+
+    def main(_):
+        raise KeyboardInterrupt
+
+    assert run([config], main) == cli.EXIT_INTERRUPTED
+    late = RuntimeError("cannot schedule new futures after interpreter shutdown")
+    for error in (late, RuntimeError("another"), ValueError("shutdown")):
+        thread = threading.Thread(target=lambda error=error: raise_(error))
+        thread.start()
+        thread.join()
+    assert [str(failure.exc_value) for failure in said] == ["another", "shutdown"]
+
+
+def raise_(error):
+    raise error
 
 
 def test_an_interrupt_is_not_lost_where_python_ignores_exceptions(config):
