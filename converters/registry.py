@@ -19,6 +19,7 @@ from converters import (
     videoreward,
     videoscore,
     visionreward,
+    wan,
 )
 from converters.components import Component, Gathered
 from converters.core import Rules
@@ -35,6 +36,7 @@ from tts_jax.generators.pyramid_flow.mmdit import MMDiT, MMDiTConfig
 from tts_jax.generators.pyramid_flow.sampler_config import SamplerConfig
 from tts_jax.generators.pyramid_flow.transformer import Transformer, TransformerConfig
 from tts_jax.generators.pyramid_flow.vae import CausalVideoVAE, LatentFactors, VAEConfig
+from tts_jax.generators.wan import vae as wan_vae
 from tts_jax.language.chat import PART as LANGUAGE_MODEL
 from tts_jax.language.chat import ChatConfig
 from tts_jax.language.chat import build as build_language_model
@@ -343,6 +345,12 @@ COMPONENTS = {
         rules=nova.PHI_RULES,
         ignored=nova.PHI_IGNORED,
         inert=_names("max_position_embeddings embd_pdrop resid_pdrop eos_token_id auto_map"),
+    ),
+    "wan_vae": Component(
+        build=wan_vae.CausalVideoVAE,
+        published=wan_vae.VAEConfig.published,
+        read=wan_vae.VAEConfig.from_reference,
+        rules=wan.VAE_RULES,
     ),
     "t5_v1_1_xxl_encoder": _t5(T5Config.t5_v1_1_xxl, t5.T5_RULES),
     "umt5_xxl_encoder": _t5(T5Config.umt5_xxl, t5.UMT5_RULES),

@@ -1,0 +1,59 @@
+"""Table of the VAE of Wan-AI/Wan2.1-T2V-1.3B and -14B, under the names of the diffusers package."""
+
+import numpy as np
+
+from converters.core import AS_IS, LINEAR, Rules
+
+
+def conv_kernel(weight: np.ndarray) -> np.ndarray:
+    """Of frames or of clips, [O, I, (kt,) kh, kw] -> [kt, kh, kw, I, O]."""
+    if weight.ndim == 4:
+        weight = weight[:, :, None]
+    return weight.transpose(2, 3, 4, 1, 0)
+
+
+def pointwise(weight: np.ndarray) -> np.ndarray:
+    """A convolution without extent as a linear layer, [O, I, 1, 1] -> [I, O]."""
+    return LINEAR(weight[:, :, 0, 0])
+
+
+def _layer(pattern: str, target: str, kernel=conv_kernel) -> Rules:
+    return {
+        pattern + r"\.weight": (f"{target}.kernel", kernel),
+        pattern + r"\.bias": (f"{target}.bias", AS_IS),
+    }
+
+
+def _norm(pattern: str, target: str) -> Rules:
+    return {pattern + r"\.gamma": (f"{target}.scale", np.ravel)}
+
+
+def _resnet(pattern: str, target: str, part: str) -> Rules:
+    """Of a residual block; `part` refers to the group with the name of its layer."""
+    return {
+        **_norm(pattern + r"\.(norm[12])", f"{target}.{part}"),
+        **_layer(pattern + r"\.(conv[12])", f"{target}.{part}"),
+        **_layer(pattern + r"\.conv_shortcut", f"{target}.shortcut"),
+    }
+
+
+_HALF = r"(encoder|decoder)"
+_MID = _HALF + r"\.mid_block"
+_DOWN = r"encoder\.down_blocks\.(\d+)"
+_UP = r"decoder\.up_blocks\.(\d+)"
+
+VAE_RULES: Rules = {
+    **_layer(r"(|post_)quant_conv", r"\1quant"),
+    **_layer(_HALF + r"\.(conv_in|conv_out)", r"\1.\2"),
+    **_norm(_HALF + r"\.norm_out", r"\1.norm_out"),
+    **_resnet(_MID + r"\.resnets\.([01])", r"\1.mid.resnets.\2", r"\3"),
+    **_norm(_MID + r"\.attentions\.0\.norm", r"\1.mid.norm"),
+    **_layer(_MID + r"\.attentions\.0\.to_qkv", r"\1.mid.qkv", pointwise),
+    **_layer(_MID + r"\.attentions\.0\.proj", r"\1.mid.out", pointwise),
+    **_resnet(_DOWN, r"encoder.down.\1", r"\2"),
+    **_layer(_DOWN + r"\.resample\.1", r"encoder.down.\1.space"),
+    **_layer(_DOWN + r"\.time_conv", r"encoder.down.\1.time"),
+    **_resnet(_UP + r"\.resnets\.(\d+)", r"decoder.up.\1.resnets.\2", r"\3"),
+    **_layer(_UP + r"\.upsamplers\.0\.resample\.1", r"decoder.up.\1.upsample.space"),
+    **_layer(_UP + r"\.upsamplers\.0\.time_conv", r"decoder.up.\1.upsample.time"),
+}
