@@ -13,6 +13,7 @@ from converters import (
     cogvideox,
     image_selector,
     nova,
+    plain_vit,
     pyramid_flow,
     t5,
     videollama3,
@@ -52,6 +53,8 @@ from tts_jax.verifiers.videollama3 import VideoLLaMA3, VideoLLaMA3Config
 from tts_jax.verifiers.videoreward import VideoReward, VideoRewardConfig
 from tts_jax.verifiers.videoscore import VideoScore, VideoScoreConfig
 from tts_jax.verifiers.visionreward import VisionReward, VisionRewardConfig
+from tts_jax.vision.dino import DINO, DINOConfig
+from tts_jax.vision.umt import UMT, UMTConfig
 from tts_jax.vision.vit import VisionConfig, VisionTower
 
 
@@ -267,6 +270,31 @@ def _judge(
     )
 
 
+def _clip(published: Callable[[], CLIPConfig]) -> Component:
+    """CLIP under the names of the transformers package."""
+    return Component(
+        build=CLIP,
+        published=published,
+        read=_read_clip,
+        rules=clip.CLIP_RULES,
+        ignored=clip.CLIP_IGNORED,
+        fixed={"vision_config.num_channels": 3},
+        inert=_CLIP,
+    )
+
+
+def _openai_clip(published: Callable[[], CLIPConfig]) -> Component:
+    """CLIP under the names of its first publication."""
+    return Component(
+        build=CLIP,
+        published=published,
+        read=None,
+        rules=clip.OPENAI_CLIP_RULES,
+        ignored=clip.OPENAI_CLIP_IGNORED,
+        prepare=clip.split_fused,
+    )
+
+
 COMPONENTS = {
     "pyramid_flow_vae": Component(
         build=CausalVideoVAE,
@@ -364,15 +392,10 @@ COMPONENTS = {
         ignored=lambda config: TIED if config.decoder.head == "tied" else IGNORED,
         inert=_LANGUAGE | {"pretraining_tp"},
     ),
-    "clip_vit_large_patch14": Component(
-        build=CLIP,
-        published=CLIPConfig.clip_vit_large_patch14,
-        read=_read_clip,
-        rules=clip.CLIP_RULES,
-        ignored=clip.CLIP_IGNORED,
-        fixed={"vision_config.num_channels": 3},
-        inert=_CLIP,
-    ),
+    "clip_vit_base_patch32": _clip(CLIPConfig.clip_vit_base_patch32),
+    "clip_vit_large_patch14": _clip(CLIPConfig.clip_vit_large_patch14),
+    "openai_clip_vit_b32": _openai_clip(CLIPConfig.clip_vit_base_patch32),
+    "openai_clip_vit_l14": _openai_clip(CLIPConfig.clip_vit_large_patch14),
     "clip_l_vision": Component(
         build=VisionTower,
         published=VisionConfig.clip_vit_large_patch14,
@@ -390,6 +413,20 @@ COMPONENTS = {
         read=None,
         rules=clip.VICLIP_RULES,
         prepare=clip.split_fused,
+    ),
+    "dino_vitb16": Component(
+        build=DINO,
+        published=DINOConfig.dino_vitb16,
+        read=None,
+        rules=plain_vit.DINO_RULES,
+        prepare=plain_vit.split_fused,
+    ),
+    "umt_l16_k400": Component(
+        build=UMT,
+        published=UMTConfig.umt_l16_k400,
+        read=None,
+        rules=plain_vit.UMT_RULES,
+        prepare=plain_vit.prepare_umt,
     ),
     "videoscore": _judge(
         VideoScore,
@@ -542,7 +579,15 @@ MODELS = {
     "nova": _nova_pipeline(),
     **{name: _alone(name, name, ("component", name)) for name in COMPONENTS},
     LANGUAGE_MODEL: _alone(LANGUAGE_MODEL, LANGUAGE_MODEL, (LANGUAGE_MODEL,), copies=("",)),
-    "clip_vit_large_patch14": _verifier("clip", "clip_vit_large_patch14"),
+    **{
+        name: _verifier("clip", name)
+        for name in (
+            "clip_vit_base_patch32",
+            "clip_vit_large_patch14",
+            "openai_clip_vit_b32",
+            "openai_clip_vit_l14",
+        )
+    },
     "viclip": _verifier("viclip", "viclip"),
     **{f"aesthetic_{head}": _aesthetic(head) for head in ("linear", "mlp")},
     "videoscore": _verifier("videoscore", "videoscore", TEXTS),

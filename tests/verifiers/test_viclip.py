@@ -1,7 +1,6 @@
 """ViCLIP against the reference outputs, whose weights come from a recipe."""
 
 import json
-import zlib
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +10,7 @@ from flax import nnx
 
 from converters.clip import VICLIP_RULES, split_fused
 from converters.core import convert
+from tests.vbench_models import Models
 from tts_jax.checkpoints import abstract_params
 from tts_jax.language.clip_text import TextConfig
 from tts_jax.verifiers.clip import CLIP
@@ -18,17 +18,10 @@ from tts_jax.verifiers.viclip import ViCLIPConfig, ViClipVerifier, middle_frames
 from tts_jax.vision.vit import VisionConfig
 
 
-def recipe(key: str, shape, mult=1.0, add=0.0) -> np.ndarray:
-    random = np.random.RandomState(zlib.crc32(key.encode()))
-    return (add + mult * random.standard_normal(shape)).astype(np.float32)
-
-
 @pytest.fixture(scope="module")
 def reference(golden):
-    folder = golden("vbench")
-    manifest = json.loads((folder / "models_manifest.json").read_text())
-    outputs = np.load(folder / "models.npz")
-    vision, text = manifest["viclip_vision"]["config"], manifest["viclip_text"]["config"]
+    models = Models.read(golden("vbench"))
+    vision, text = models.config("viclip_vision"), models.config("viclip_text")
     config = ViCLIPConfig(
         vision=VisionConfig(
             size=vision["input_resolution"],
@@ -53,14 +46,12 @@ def reference(golden):
     )
     tensors = {"temp": np.float32(0.07)}
     for tower in ("vision", "text"):
-        for name, rule in manifest[f"viclip_{tower}"]["params"].items():
-            key = f"viclip_{tower}{manifest['seed']}/{name}"
-            value = recipe(key, rule["shape"], rule["mult"], rule["add"])
+        for name, value in models.tensors(f"viclip_{tower}").items():
             tensors[f"{tower}_encoder.{name}"] = value
     graph, like = abstract_params(CLIP, config)
     params = convert(split_fused(tensors), like, VICLIP_RULES)
     model = nnx.merge(graph, jax.tree.map(jnp.asarray, params))
-    return model, outputs, manifest["viclip_vision"]["inputs"]["video"]
+    return model, models
 
 
 def close(actual, expected):
@@ -73,17 +64,18 @@ def close(actual, expected):
 
 
 def test_the_video_tower_matches(reference):
-    model, outputs, key = reference
+    model, models = reference
+    expected = models.outputs["viclip_vision"]
     config = model.config.vision
-    shape = (len(outputs["viclip_vision"]), 3, config.frames, config.size, config.size)
-    video = np.moveaxis(recipe(key, shape), 1, -1)
-    close(np.asarray(model.vision.embed(jnp.asarray(video))), outputs["viclip_vision"])
+    shape = (len(expected), 3, config.frames, config.size, config.size)
+    video = np.moveaxis(models.input("viclip_vision", "video", shape), 1, -1)
+    close(np.asarray(model.vision.embed(jnp.asarray(video))), expected)
 
 
 def test_the_text_tower_matches(reference):
-    model, outputs, _ = reference
-    tokens = jnp.asarray(outputs["viclip_token_ids"])
-    close(np.asarray(model.text.embed(tokens)), outputs["viclip_text"])
+    model, models = reference
+    tokens = jnp.asarray(models.outputs["viclip_token_ids"])
+    close(np.asarray(model.text.embed(tokens)), models.outputs["viclip_text"])
 
 
 def test_middle_sampling_matches(golden):
