@@ -11,6 +11,26 @@ from flax import nnx
 
 from tts_jax.evaluation.vbench.dimensions import Network
 from tts_jax.verifiers import load_verifier
+from tts_jax.verifiers.viclip import ViCLIPConfig
+from tts_jax.vision.vit import VisionConfig
+
+# What a dimension's name stands for; another network's score would not be that dimension's.
+PUBLISHED = {
+    "aesthetic": VisionConfig.clip_vit_large_patch14(),
+    "clip_b32": VisionConfig(
+        size=224, patch=32, width=768, heads=12, layers=12, mlp=3072, projection=512
+    ),
+    "viclip": ViCLIPConfig.viclip_l14().vision,
+}
+
+
+def _published(name: str, folder: Path, found: VisionConfig) -> VisionConfig:
+    if found != PUBLISHED[name]:
+        raise ValueError(
+            f"{folder} holds another network than the {name} of VBench, whose scores would not be "
+            "VBench's"
+        )
+    return found
 
 
 def _clip(folder: Path) -> dict[str, Network]:
@@ -19,15 +39,13 @@ def _clip(folder: Path) -> dict[str, Network]:
 
 
 def _viclip(folder: Path) -> dict[str, Network]:
-    """A folder with a ViCLIP of eight frames."""
+    """A folder with ViCLIP."""
     return _towers("viclip", "viclip", folder)
 
 
 def _towers(verifier_name: str, name: str, folder: Path) -> dict[str, Network]:
     verifier, params = load_verifier(verifier_name, folder)
-    vision = verifier.config.vision
-    if (vision.frames or 8) != 8:
-        raise ValueError(f"{folder}: ViCLIP of {vision.frames} frames, but VBench samples 8")
+    vision = _published(name, folder, verifier.config.vision)
     embed = jax.jit(lambda params, x: nnx.merge(verifier.graph, params).vision.embed(x))
     at_once = 16 if vision.frames is None else 1
     return {
@@ -40,8 +58,8 @@ def _aesthetic(folder: Path) -> dict[str, Network]:
     """A folder with CLIP ViT-L/14 and LAION's head."""
     verifier, params = load_verifier("aesthetic", folder)
     predict = jax.jit(lambda params, x: nnx.merge(verifier.graph, params)(x))
-    size = verifier.config.vision.size
-    return {"aesthetic": Network(lambda x: predict(params, x), size)}
+    vision = _published("aesthetic", folder, verifier.config.vision)
+    return {"aesthetic": Network(lambda x: predict(params, x), vision.size)}
 
 
 LOADERS: dict[str, Callable[[Path], dict[str, Network]]] = {
@@ -61,7 +79,7 @@ def load_networks(folders: Mapping[str, Path | str]) -> dict[str, Network]:
       By the names in `tts_jax.evaluation.vbench.dimensions.NETWORKS`.
 
     Raises:
-      ValueError: an unknown name, or a network of another kind.
+      ValueError: an unknown name, or another network than the one VBench uses.
       CheckpointError: the folder does not hold the network.
     """
     networks = {}
