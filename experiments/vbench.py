@@ -3,9 +3,12 @@ r"""Scores a folder of videos by VBench, in dimensions whose networks or detecti
 python -m experiments.vbench --videos=DIR --networks=viclip=DIR,aesthetic=DIR --workdir=runs/vbench
 
 Without --suite the folder is custom input: every file is scored, and there is no Total. Prompts are
-those of the file names, or come from --prompt or --prompts. With --suite and VBench's list of
-prompts as --info, each dimension reads the files of its own prompts, named "{prompt}-{index}.mp4",
-and where all sixteen are computed over all files there are Quality, Semantic and Total.
+those of the file names, or come from --prompt or --prompts. Six dimensions look for what an entry
+of --info names for the prompt, and are scored where there is one.
+
+With --suite and VBench's list of prompts as --info, each dimension reads the files of its own
+prompts, named "{prompt}-{index}.mp4"; where all sixteen are computed over all files there are
+Quality, Semantic and Total. With RAFT, temporal flickering reads the still ones of 25 candidates.
 
 Detections of objects and captions are recorded by other programs; see
 `tts_jax.evaluation.vbench.recorded` for the file that --detections names.
@@ -250,7 +253,7 @@ def evaluate(
             absent[task.dimension.name] = str(error)
             continue
         if left_out := len(task.verdicts) - len(task.records):
-            task.remarks.append(f"{left_out} files show nothing to judge")
+            task.remarks.append(f"{left_out} of {len(task.verdicts)} files show nothing to judge")
         results[task.label] = [score, task.records]
         remark = "; ".join(task.remarks)
         row = {"dimension": task.label, "score": score, "videos": len(task.records)}
