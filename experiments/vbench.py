@@ -14,14 +14,16 @@ Detections of objects and captions are recorded by other programs; see
 `tts_jax.evaluation.vbench.recorded` for the file that --detections names.
 
 Writes eval_results.json in VBench's own form, and table.md and table.json, which also say what is
-not computed and why. A score on custom input is none of the leaderboard's.
+not computed and why. A score on custom input is none of the leaderboard's. The same command goes on
+after a kill with what journal.jsonl does not have.
 """
 
 import functools
+import hashlib
 import json
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from absl import flags
@@ -113,7 +115,7 @@ def main(options: flags.FlagValues) -> None:
     except ValueError as error:
         raise cli.UsageError(str(error)) from error
     chosen = _choose(options.dimensions, networks, recorded)
-    console = Console(highlight=False)
+    console, workdir = Console(highlight=False), Path(options.workdir)
     table, results = evaluate(
         files,
         prompts,
@@ -122,9 +124,8 @@ def main(options: flags.FlagValues) -> None:
         recorded,
         several_processes=options.several_processes,
         console=console,
+        journal=_open_journal(workdir, options),
     )
-    workdir = Path(options.workdir)
-    workdir.mkdir(parents=True, exist_ok=True)
     for name, content in (("eval_results", results), ("table", table)):
         text = json.dumps(content, indent=2) + "\n"
         media.write_bytes(workdir / f"{name}.json", text.encode())
@@ -133,6 +134,44 @@ def main(options: flags.FlagValues) -> None:
     console.print(f"written to {workdir}")
     if not results:
         raise cli.RunFault("no dimension could be computed; table.md says why")
+
+
+class Journal:
+    """What was found on files, so that a stopped run goes on; a changed file is looked at again."""
+
+    def __init__(self, path: Path | None = None):
+        """Reads what there is; a line cut short by a kill is dropped. None keeps nothing."""
+        self._path, self._known = path, {}
+        if path is not None and path.exists():
+            lines = [n for n in path.read_text("utf-8").splitlines(keepends=True) if n[-1] == "\n"]
+            path.write_text("".join(lines), "utf-8")
+            for line in map(json.loads, lines):
+                self._known[tuple(line["file"]), line["what"]] = line["found"]
+
+    def find(self, file: Path, what: str, compute: Callable[[], object]) -> object:
+        """What is known of a file; what is not is computed, and kept."""
+        status = file.stat()
+        stamp = file.name, status.st_size, status.st_mtime_ns
+        if (stamp, what) not in self._known:
+            found = self._known[stamp, what] = compute()
+            if self._path is not None:
+                with self._path.open("a", encoding="utf-8") as log:
+                    log.write(json.dumps({"file": stamp, "what": what, "found": found}) + "\n")
+        return self._known[stamp, what]
+
+
+def _open_journal(workdir: Path, options: flags.FlagValues) -> Journal:
+    """The journal of a run with the same networks, detections and prompts."""
+    settings = {"networks": sorted(options.networks), "prompt": options.prompt}
+    for name in ("detections", "info", "prompts"):
+        path = getattr(options, name)
+        settings[name] = hashlib.sha256(Path(path).read_bytes()).hexdigest() if path else None
+    path, text = workdir / "config.json", json.dumps(settings, indent=2) + "\n"
+    if path.exists() and path.read_text() != text:
+        raise cli.UsageError(f"{workdir} holds scores with other networks, detections or prompts")
+    workdir.mkdir(parents=True, exist_ok=True)
+    media.write_bytes(path, text.encode())
+    return Journal(workdir / "journal.jsonl")
 
 
 def _folders(arguments: Sequence[str]) -> dict[str, str]:
@@ -205,6 +244,7 @@ def evaluate(
     *,
     several_processes: bool = False,
     console: Console | None = None,
+    journal: Journal | None = None,
 ) -> tuple[dict, dict]:
     """Scores files with dimensions.
 
@@ -216,6 +256,7 @@ def evaluate(
       recorded: by kind and file name, see `tts_jax.evaluation.vbench.recorded`.
       several_processes: see `rules.combine`.
       console: gets a progress bar.
+      journal: has what an earlier run found, and gets what this one does.
 
     Returns:
       The table, with rows, what is not computed, and the final scores or why there are none; and
@@ -224,10 +265,11 @@ def evaluate(
     Raises:
       UsageError: a file cannot be read.
     """
+    journal = journal or Journal()
     tasks, absent = [], {name: "not asked for" for name in DIMENSIONS if name not in names}
     for name in names:
         lack = DIMENSIONS[name].lacks(networks, recorded)
-        task = None if lack else _plan(name, files, prompts, networks, recorded)
+        task = None if lack else _plan(name, files, prompts, networks, recorded, journal)
         if task is not None and task.files:
             tasks.append(task)
         else:
@@ -238,10 +280,10 @@ def evaluate(
             readers[path].append(task)
     with Bar(console or Console(quiet=True), len(files)) as bar:
         for index, path in enumerate(files):
-            if now := [task for task in readers[path] if task.fault is None]:
-                video = _read(path, prompts, recorded)
-                for task in now:
-                    _judge(task, video, path, networks)
+            read = functools.cache(functools.partial(_read, path, prompts, recorded))
+            for task in readers[path]:
+                if task.fault is None:
+                    _judge(task, path, read, networks, journal)
             bar.update(index + 1, path.name)
     rows, results = [], {}
     for task in tasks:
@@ -268,7 +310,12 @@ def evaluate(
 
 
 def _plan(
-    name: str, files: Sequence[Path], prompts: Prompts, networks: Networks, recorded: Mapping
+    name: str,
+    files: Sequence[Path],
+    prompts: Prompts,
+    networks: Networks,
+    recorded: Mapping,
+    journal: Journal,
 ) -> _Task:
     """Which files a dimension reads, and what is to be said of that."""
     dimension = DIMENSIONS[name]
@@ -283,7 +330,7 @@ def _plan(
             task.remarks.append(f"{missing} of {len(expected)} files are missing")
             task.whole = False
         if filtered:
-            _keep_static(task, wanted, prompts, networks)
+            _keep_static(task, wanted, prompts, networks, journal)
     if name == FLICKERING and not (prompts.suite and "raft" in networks):
         task.label, task.whole = f"{FLICKERING} (unfiltered)", False
     for what, has in (
@@ -306,12 +353,16 @@ def _has_recorded(dimension: Dimension, recorded: Mapping):
     return lambda path: dimension.recorded is None or path.name in recorded[dimension.recorded]
 
 
-def _keep_static(task: _Task, wanted: Sequence[str], prompts: Prompts, networks: Networks) -> None:
+def _keep_static(
+    task: _Task, wanted: Sequence[str], prompts: Prompts, networks: Networks, journal: Journal
+) -> None:
     """Leaves the static files of the candidates to temporal flickering."""
+
+    def keep(path: Path) -> bool:
+        return journal.find(path, "static", lambda: is_static(_read(path, prompts, {}), networks))
+
     try:
-        kept = sampling.choose_static(
-            task.files, lambda path: is_static(_read(path, prompts, {}), networks)
-        )
+        kept = sampling.choose_static(task.files, keep)
     except ValueError as error:
         task.remarks.append(f"the static filter failed: {error}")
         task.files, task.whole = [], False
@@ -333,12 +384,21 @@ def _read(path: Path, prompts: Prompts, recorded: Mapping) -> Video:
     return Video(path.name, frames, fps, prompt, prompts.info(prompt), found)
 
 
-def _judge(task: _Task, video: Video, path: Path, networks: Networks) -> None:
-    try:
-        verdict = task.dimension(video, networks)
-    except ValueError as error:
-        task.fault = str(error)
+def _judge(
+    task: _Task, path: Path, read: Callable[[], Video], networks: Networks, journal: Journal
+) -> None:
+    def compute() -> dict:
+        video = read()
+        try:
+            return asdict(task.dimension(video, networks))
+        except ValueError as error:
+            return {"fault": str(error)}
+
+    found = journal.find(path, task.dimension.name, compute)
+    if "fault" in found:
+        task.fault = found["fault"]
         return
+    verdict = rules.Verdict(**found)
     task.verdicts.append(verdict)
     if verdict.record is not None:
         task.records.append({"video_path": str(path), **verdict.record})

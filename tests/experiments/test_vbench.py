@@ -26,6 +26,7 @@ INFO = [
     },
 ]
 BOTH = {"class": ["dog", "cat"], "box": [[0, 0, 9, 9], [9, 0, 18, 9]]}
+INPUTS = {"videos": "videos", "detections": "detections.json", "info": "info.json"}
 ONE = {"class": ["dog"], "box": [[0, 0, 9, 9]]}
 RED = {"class": ["car"], "caption": ["a red car"]}
 BLUE = {"class": ["car"], "caption": ["a blue car"]}
@@ -61,13 +62,8 @@ def inputs(tmp_path_factory):
 @pytest.fixture(scope="module")
 def done(inputs):
     workdir = inputs / "run"
-    code = run(
-        f"--videos={inputs / 'videos'}",
-        f"--workdir={workdir}",
-        f"--detections={inputs / 'detections.json'}",
-        f"--info={inputs / 'info.json'}",
-    )
-    assert code == 0
+    argv = [f"--{name}={inputs / file}" for name, file in INPUTS.items()]
+    assert run(*argv, f"--workdir={workdir}") == 0
     return workdir
 
 
@@ -98,6 +94,34 @@ def test_the_table_says_what_is_not_computed_and_why(done):
     assert "No Quality, Semantic and Total: custom input has no" in text
     for name in table["not_computed"]:
         assert f"| {name} | not computed |" in text
+
+
+def test_a_stopped_run_goes_on_and_looks_at_changed_files_again(done, inputs, tmp_path):
+    lines = (done / "journal.jsonl").read_text().splitlines(keepends=True)
+    assert len(lines) == 4
+    kept = json.loads(lines[0])
+    kept["found"]["record"]["video_results"] = 0.125  # shows that it is not computed again
+    changed = json.loads(lines[1])
+    changed["file"][1] += 1
+    changed["found"] = {"fault": "an earlier file"}
+    (tmp_path / "config.json").write_bytes((done / "config.json").read_bytes())
+    cut = [json.dumps(kept) + "\n", json.dumps(changed) + "\n", lines[2][:20]]
+    (tmp_path / "journal.jsonl").write_text("".join(cut))
+    argv = [f"--{name}={inputs / file}" for name, file in INPUTS.items()]
+    assert run(*argv, f"--workdir={tmp_path}") == 0
+    found, first = (
+        json.loads((folder / "eval_results.json").read_text()) for folder in (tmp_path, done)
+    )
+    name = "color" if kept["what"] == "color" else "temporal_flickering (unfiltered)"
+    assert found[name][1][0]["video_results"] == 0.125
+    found[name] = first[name]
+    assert found == first
+
+
+def test_a_run_with_other_inputs_is_refused(done, inputs, capsys):
+    argv = [f"--videos={inputs / 'videos'}", f"--workdir={done}"]
+    assert run(*argv) == cli.EXIT_BAD_INPUT
+    assert "holds scores with other networks" in capsys.readouterr().err
 
 
 def test_a_prompt_for_every_file_and_prompts_by_file_are_used():
@@ -132,6 +156,7 @@ def test_a_folder_without_videos_and_a_broken_file_are_said(tmp_path, capsys):
     assert run(f"--videos={tmp_path}", f"--workdir={tmp_path}") == cli.EXIT_BAD_INPUT
     (tmp_path / "a-0.mp4").write_bytes(b"no video")
     assert run(f"--videos={tmp_path}", f"--workdir={tmp_path}") == cli.EXIT_BAD_INPUT
+    assert not (tmp_path / "table.md").exists()
     error = capsys.readouterr().err
     for message in ("--videos=DIR", "there is no .mp4", "a-0.mp4 cannot be read"):
         assert message in error
