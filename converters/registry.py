@@ -13,6 +13,7 @@ from converters import (
     cogvideox,
     image_selector,
     nova,
+    plain_vit,
     pyramid_flow,
     t5,
     videollama3,
@@ -50,6 +51,7 @@ from tts_jax.verifiers.videollama3 import VideoLLaMA3, VideoLLaMA3Config
 from tts_jax.verifiers.videoreward import VideoReward, VideoRewardConfig
 from tts_jax.verifiers.videoscore import VideoScore, VideoScoreConfig
 from tts_jax.verifiers.visionreward import VisionReward, VisionRewardConfig
+from tts_jax.vision.dino import DINO, DINOConfig
 from tts_jax.vision.vit import VisionConfig, VisionTower
 
 
@@ -382,6 +384,13 @@ COMPONENTS = {
         read=None,
         rules=clip.VICLIP_RULES,
         prepare=clip.split_fused,
+    ),
+    "dino_vitb16": Component(
+        build=DINO,
+        published=DINOConfig.dino_vitb16,
+        read=None,
+        rules=plain_vit.DINO_RULES,
+        prepare=plain_vit.split_fused,
     ),
     "videoscore": _judge(
         VideoScore,

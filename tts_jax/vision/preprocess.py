@@ -15,13 +15,18 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 @functools.cache
-def cubic_weights(size_in: int, size_out: int) -> np.ndarray:
+def cubic_weights(size_in: int, size_out: int, scale: float | None = None) -> np.ndarray:
     """Cubic interpolation of one axis as a matrix, [size_out, size_in] float32.
 
     Half-pixel centres, edges repeated, coefficient -0.75.
+
+    Args:
+      size_in, size_out: pixels.
+      scale: of the coordinates, if it is not the quotient of the sizes.
     """
     a = -0.75
-    position = (np.arange(size_out) + 0.5) * size_in / size_out - 0.5
+    scale = size_out / size_in if scale is None else scale
+    position = (np.arange(size_out) + 0.5) / scale - 0.5
     base = np.floor(position).astype(int)
     weights = np.zeros((size_out, size_in))
     for tap in range(-1, 3):
