@@ -12,10 +12,12 @@ from flax import nnx
 from tts_jax.checkpoints import init_params, save_safetensors
 from tts_jax.evaluation.vbench import inputs, networks
 from tts_jax.evaluation.vbench.dimensions import DIMENSIONS, Video
+from tts_jax.evaluation.vbench.rules import subject_consistency
 from tts_jax.verifiers import EMBEDDED, load_verifier, save_verifier
 from tts_jax.verifiers.aesthetic import Aesthetic, AestheticConfig, HeadConfig
 from tts_jax.verifiers.clip import CLIP
 from tts_jax.verifiers.viclip import ViClipVerifier
+from tts_jax.vision.dino import DINO, DINOConfig
 
 PROMPT = "a red circle moving right"
 
@@ -94,6 +96,17 @@ def test_the_aesthetic_quality_is_a_tenth_of_the_mean_prediction(video, allow, t
     pixels = inputs.clip_frames(video.frames, vision.size)
     wanted = nnx.merge(graph, params)(jnp.asarray(pixels)).mean() / 10
     assert found.total == pytest.approx(float(wanted), abs=1e-6)
+
+
+def test_dino_gives_the_similarity_of_its_class_tokens(video, monkeypatch, tmp_path):
+    config = DINOConfig(size=32, patch=8, width=16, heads=2, layers=1, mlp=32)
+    monkeypatch.setitem(networks.PUBLISHED, "dino", config)
+    graph, params = init_params(DINO, config)
+    save_safetensors(tmp_path / "dino_vitb16.safetensors", params, np.float32)
+    loaded = networks.load_networks({"dino": tmp_path})
+    tokens = nnx.merge(graph, params)(jnp.asarray(inputs.dino_input(video.frames, 32)))
+    wanted = subject_consistency(np.asarray(tokens)).total
+    assert DIMENSIONS["subject_consistency"](video, loaded).total == pytest.approx(wanted, abs=1e-4)
 
 
 def test_an_unknown_network_is_refused():

@@ -9,9 +9,11 @@ from pathlib import Path
 import jax
 from flax import nnx
 
+from tts_jax.checkpoints import abstract_params, load_parts
 from tts_jax.evaluation.vbench.dimensions import Network
 from tts_jax.verifiers import load_verifier
 from tts_jax.verifiers.viclip import ViCLIPConfig
+from tts_jax.vision.dino import DINO, DINOConfig
 from tts_jax.vision.vit import VisionConfig
 
 # What a dimension's name stands for; another network's score would not be that dimension's.
@@ -20,6 +22,7 @@ PUBLISHED = {
     "clip_b32": VisionConfig(
         size=224, patch=32, width=768, heads=12, layers=12, mlp=3072, projection=512
     ),
+    "dino": DINOConfig.dino_vitb16(),
     "viclip": ViCLIPConfig.viclip_l14().vision,
 }
 
@@ -62,9 +65,19 @@ def _aesthetic(folder: Path) -> dict[str, Network]:
     return {"aesthetic": Network(lambda x: predict(params, x), vision.size)}
 
 
+def _dino(folder: Path) -> dict[str, Network]:
+    """A folder with DINO."""
+    part, config = "dino_vitb16", PUBLISHED["dino"]
+    graph, like = abstract_params(DINO, config)
+    params = load_parts(folder, {part: like})[part]
+    embed = jax.jit(lambda params, x: nnx.merge(graph, params)(x))
+    return {"dino": Network(lambda x: embed(params, x), config.size)}
+
+
 LOADERS: dict[str, Callable[[Path], dict[str, Network]]] = {
     "aesthetic": _aesthetic,
     "clip_b32": _clip,
+    "dino": _dino,
     "viclip": _viclip,
 }
 
