@@ -52,6 +52,7 @@ from tts_jax.verifiers.videoreward import VideoReward, VideoRewardConfig
 from tts_jax.verifiers.videoscore import VideoScore, VideoScoreConfig
 from tts_jax.verifiers.visionreward import VisionReward, VisionRewardConfig
 from tts_jax.vision.dino import DINO, DINOConfig
+from tts_jax.vision.umt import UMT, UMTConfig
 from tts_jax.vision.vit import VisionConfig, VisionTower
 
 
@@ -391,6 +392,13 @@ COMPONENTS = {
         read=None,
         rules=plain_vit.DINO_RULES,
         prepare=plain_vit.split_fused,
+    ),
+    "umt_l16_k400": Component(
+        build=UMT,
+        published=UMTConfig.umt_l16_k400,
+        read=None,
+        rules=plain_vit.UMT_RULES,
+        prepare=plain_vit.prepare_umt,
     ),
     "videoscore": _judge(
         VideoScore,
