@@ -18,6 +18,7 @@ from tts_jax.verifiers.aesthetic import Aesthetic, AestheticConfig, HeadConfig
 from tts_jax.verifiers.clip import CLIP
 from tts_jax.verifiers.viclip import ViClipVerifier
 from tts_jax.vision.dino import DINO, DINOConfig
+from tts_jax.vision.umt import UMT, UMTConfig
 
 PROMPT = "a red circle moving right"
 
@@ -107,6 +108,37 @@ def test_dino_gives_the_similarity_of_its_class_tokens(video, monkeypatch, tmp_p
     tokens = nnx.merge(graph, params)(jnp.asarray(inputs.dino_input(video.frames, 32)))
     wanted = subject_consistency(np.asarray(tokens)).total
     assert DIMENSIONS["subject_consistency"](video, loaded).total == pytest.approx(wanted, abs=1e-4)
+
+
+UMT_TINY = UMTConfig(size=32, patch=16, frames=16, width=16, heads=2, layers=1, mlp=32, classes=4)
+
+
+def test_umt_names_the_action_that_it_finds(video, monkeypatch, tmp_path):
+    monkeypatch.setitem(networks.PUBLISHED, "umt", UMT_TINY)
+    _, params = init_params(UMT, UMT_TINY)
+    params["head"]["bias"] = jnp.asarray([-9.0, -9.0, 9.0, -9.0])
+    save_safetensors(tmp_path / "umt_l16_k400.safetensors", params, np.float32)
+    for names, right in ((["a", "b", "riding a bike", "c"], 1), (["riding a bike", *"abc"], 0)):
+        (tmp_path / "labels.json").write_text(json.dumps(names))
+        loaded = networks.load_networks({"umt": tmp_path})
+        rider = dataclasses.replace(video, prompt="A person is riding a bike")
+        assert DIMENSIONS["human_action"](rider, loaded).total == right
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (None, "cannot be read"),
+        ("{", "cannot be read"),
+        ("[1]", "list of names"),
+        ("[]", "0 names"),
+    ],
+)
+def test_umt_without_the_names_of_its_classes_is_refused(tmp_path, labels, message):
+    if labels is not None:
+        (tmp_path / "labels.json").write_text(labels)
+    with pytest.raises(ValueError, match=message):
+        networks.load_networks({"umt": tmp_path})
 
 
 def test_an_unknown_network_is_refused():

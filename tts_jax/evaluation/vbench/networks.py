@@ -3,17 +3,21 @@
 B frames or clips  T frames of a clip  S side of the input  D width of an embedding.
 """
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import jax
+import numpy as np
 from flax import nnx
+from jax import Array
 
 from tts_jax.checkpoints import abstract_params, load_parts
 from tts_jax.evaluation.vbench.dimensions import Network
 from tts_jax.verifiers import load_verifier
 from tts_jax.verifiers.viclip import ViCLIPConfig
 from tts_jax.vision.dino import DINO, DINOConfig
+from tts_jax.vision.umt import UMT, UMTConfig
 from tts_jax.vision.vit import VisionConfig
 
 # What a dimension's name stands for; another network's score would not be that dimension's.
@@ -23,6 +27,7 @@ PUBLISHED = {
         size=224, patch=32, width=768, heads=12, layers=12, mlp=3072, projection=512
     ),
     "dino": DINOConfig.dino_vitb16(),
+    "umt": UMTConfig.umt_l16_k400(),
     "viclip": ViCLIPConfig.viclip_l14().vision,
 }
 
@@ -65,19 +70,41 @@ def _aesthetic(folder: Path) -> dict[str, Network]:
     return {"aesthetic": Network(lambda x: predict(params, x), vision.size)}
 
 
+def _alone(name: str, part: str, model: type, folder: Path) -> Callable[[np.ndarray], Array]:
+    """A network of the published size from a folder that has it alone."""
+    graph, like = abstract_params(model, PUBLISHED[name])
+    params = load_parts(folder, {part: like})[part]
+    run = jax.jit(lambda params, x: nnx.merge(graph, params)(x))
+    return lambda x: run(params, x)
+
+
 def _dino(folder: Path) -> dict[str, Network]:
     """A folder with DINO."""
-    part, config = "dino_vitb16", PUBLISHED["dino"]
-    graph, like = abstract_params(DINO, config)
-    params = load_parts(folder, {part: like})[part]
-    embed = jax.jit(lambda params, x: nnx.merge(graph, params)(x))
-    return {"dino": Network(lambda x: embed(params, x), config.size)}
+    run = _alone("dino", "dino_vitb16", DINO, folder)
+    return {"dino": Network(run, PUBLISHED["dino"].size)}
+
+
+def _umt(folder: Path) -> dict[str, Network]:
+    """A folder with UMT, and the names of its classes as a list in `labels.json`."""
+    path = folder / "labels.json"
+    try:
+        labels = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"the names of UMT's classes in {path} cannot be read: {error}") from error
+    if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
+        raise ValueError(f"{path} must be a list of names")
+    config = PUBLISHED["umt"]
+    if len(labels) != config.classes:
+        raise ValueError(f"{path} has {len(labels)} names for {config.classes} classes")
+    run = _alone("umt", "umt_l16_k400", UMT, folder)
+    return {"umt": Network(run, config.size, 1, tuple(labels))}
 
 
 LOADERS: dict[str, Callable[[Path], dict[str, Network]]] = {
     "aesthetic": _aesthetic,
     "clip_b32": _clip,
     "dino": _dino,
+    "umt": _umt,
     "viclip": _viclip,
 }
 
