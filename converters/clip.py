@@ -1,7 +1,8 @@
 r"""Tables of CLIP, whole or its text tower alone, and of OpenGVLab's ViCLIP.
 
-CLIP is read under the names of the transformers package. ViCLIP, like the first CLIP, stores query,
-key and value as one matrix: give its tensors through `split_fused` first.
+CLIP is read under the names of the transformers package, or under those of its first publication.
+These, and ViCLIP's, store query, key and value as one matrix: give such tensors through
+`split_fused` first.
 """
 
 import dataclasses
@@ -10,7 +11,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from converters.core import AS_IS, CONV2D, CONV3D, LINEAR, Rules
+from converters.core import AS_IS, CONV2D, CONV3D, LINEAR, Rules, Transform
 
 
 def blocks(source: str, target: str) -> Rules:
@@ -80,33 +81,57 @@ def log_inverse(temperature: np.ndarray) -> np.ndarray:
         return -np.log(temperature)
 
 
-_TOWER = r"(vision|text)_encoder\.transformer\.resblocks\.(\d+)"
+def _resblocks(source: str, target: str) -> Rules:
+    """Table of a tower's blocks as the first CLIP names them, fused projections split."""
+    layer = source + r"transformer\.resblocks\.(\d+)"
+    return {
+        layer + r"\.attn\.([qkv])_proj\.weight": (
+            rf"{target}blocks.attention.\2.kernel[\1]",
+            LINEAR,
+        ),
+        layer + r"\.attn\.([qkv])_proj\.bias": (rf"{target}blocks.attention.\2.bias[\1]", AS_IS),
+        layer + r"\.attn\.out_proj\.weight": (rf"{target}blocks.attention.out.kernel[\1]", LINEAR),
+        layer + r"\.attn\.out_proj\.bias": (rf"{target}blocks.attention.out.bias[\1]", AS_IS),
+        layer + r"\.mlp\.c_fc\.weight": (rf"{target}blocks.mlp.fc1.kernel[\1]", LINEAR),
+        layer + r"\.mlp\.c_fc\.bias": (rf"{target}blocks.mlp.fc1.bias[\1]", AS_IS),
+        layer + r"\.mlp\.c_proj\.weight": (rf"{target}blocks.mlp.fc2.kernel[\1]", LINEAR),
+        layer + r"\.mlp\.c_proj\.bias": (rf"{target}blocks.mlp.fc2.bias[\1]", AS_IS),
+        layer + r"\.ln_([12])\.weight": (rf"{target}blocks.norm\2.scale[\1]", AS_IS),
+        layer + r"\.ln_([12])\.bias": (rf"{target}blocks.norm\2.bias[\1]", AS_IS),
+    }
+
+
+def _first_clip(vision: str, text: str, kernel: Transform) -> Rules:
+    """Table of both towers as the first CLIP names them; `vision` and `text` are patterns."""
+    return {
+        vision + r"class_embedding": ("vision.class_token", AS_IS),
+        vision + r"conv1\.weight": ("vision.patch", kernel),
+        vision + r"positional_embedding": ("vision.position", AS_IS),
+        vision + r"proj": ("vision.projection.kernel", AS_IS),
+        vision + r"ln_pre\.weight": ("vision.norm_in.scale", AS_IS),
+        vision + r"ln_pre\.bias": ("vision.norm_in.bias", AS_IS),
+        vision + r"ln_post\.weight": ("vision.norm_out.scale", AS_IS),
+        vision + r"ln_post\.bias": ("vision.norm_out.bias", AS_IS),
+        **_resblocks(vision, "vision."),
+        text + r"positional_embedding": ("text.position", AS_IS),
+        text + r"text_projection": ("text.projection.kernel", AS_IS),
+        text + r"token_embedding\.weight": ("text.token.embedding", AS_IS),
+        text + r"ln_final\.weight": ("text.norm.scale", AS_IS),
+        text + r"ln_final\.bias": ("text.norm.bias", AS_IS),
+        **_resblocks(text, "text."),
+    }
+
+
+OPENAI_CLIP_RULES = {
+    r"logit_scale": ("logit_scale", AS_IS),
+    **_first_clip(r"visual\.", "", CONV2D),
+}
+OPENAI_CLIP_IGNORED = {r"input_resolution|context_length|vocab_size": "a size, not a weight"}
 
 VICLIP_RULES = {
     r"temp": ("logit_scale", log_inverse),
-    r"vision_encoder\.class_embedding": ("vision.class_token", AS_IS),
-    r"vision_encoder\.conv1\.weight": ("vision.patch", CONV3D),
-    r"(vision|text)_encoder\.positional_embedding": (r"\1.position", AS_IS),
     r"vision_encoder\.temporal_positional_embedding": ("vision.time", lambda table: table[0]),
-    r"vision_encoder\.proj": ("vision.projection.kernel", AS_IS),
-    r"text_encoder\.text_projection": ("text.projection.kernel", AS_IS),
-    r"text_encoder\.token_embedding\.weight": ("text.token.embedding", AS_IS),
-    r"vision_encoder\.ln_pre\.weight": ("vision.norm_in.scale", AS_IS),
-    r"vision_encoder\.ln_pre\.bias": ("vision.norm_in.bias", AS_IS),
-    r"vision_encoder\.ln_post\.weight": ("vision.norm_out.scale", AS_IS),
-    r"vision_encoder\.ln_post\.bias": ("vision.norm_out.bias", AS_IS),
-    r"text_encoder\.ln_final\.weight": ("text.norm.scale", AS_IS),
-    r"text_encoder\.ln_final\.bias": ("text.norm.bias", AS_IS),
-    _TOWER + r"\.attn\.([qkv])_proj\.weight": (r"\1.blocks.attention.\3.kernel[\2]", LINEAR),
-    _TOWER + r"\.attn\.([qkv])_proj\.bias": (r"\1.blocks.attention.\3.bias[\2]", AS_IS),
-    _TOWER + r"\.attn\.out_proj\.weight": (r"\1.blocks.attention.out.kernel[\2]", LINEAR),
-    _TOWER + r"\.attn\.out_proj\.bias": (r"\1.blocks.attention.out.bias[\2]", AS_IS),
-    _TOWER + r"\.mlp\.c_fc\.weight": (r"\1.blocks.mlp.fc1.kernel[\2]", LINEAR),
-    _TOWER + r"\.mlp\.c_fc\.bias": (r"\1.blocks.mlp.fc1.bias[\2]", AS_IS),
-    _TOWER + r"\.mlp\.c_proj\.weight": (r"\1.blocks.mlp.fc2.kernel[\2]", LINEAR),
-    _TOWER + r"\.mlp\.c_proj\.bias": (r"\1.blocks.mlp.fc2.bias[\2]", AS_IS),
-    _TOWER + r"\.ln_([12])\.weight": (r"\1.blocks.norm\3.scale[\2]", AS_IS),
-    _TOWER + r"\.ln_([12])\.bias": (r"\1.blocks.norm\3.bias[\2]", AS_IS),
+    **_first_clip(r"vision_encoder\.", r"text_encoder\.", CONV3D),
 }
 
 

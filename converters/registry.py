@@ -268,6 +268,31 @@ def _judge(
     )
 
 
+def _clip(published: Callable[[], CLIPConfig]) -> Component:
+    """CLIP under the names of the transformers package."""
+    return Component(
+        build=CLIP,
+        published=published,
+        read=_read_clip,
+        rules=clip.CLIP_RULES,
+        ignored=clip.CLIP_IGNORED,
+        fixed={"vision_config.num_channels": 3},
+        inert=_CLIP,
+    )
+
+
+def _openai_clip(published: Callable[[], CLIPConfig]) -> Component:
+    """CLIP under the names of its first publication."""
+    return Component(
+        build=CLIP,
+        published=published,
+        read=None,
+        rules=clip.OPENAI_CLIP_RULES,
+        ignored=clip.OPENAI_CLIP_IGNORED,
+        prepare=clip.split_fused,
+    )
+
+
 COMPONENTS = {
     "pyramid_flow_vae": Component(
         build=CausalVideoVAE,
@@ -359,15 +384,10 @@ COMPONENTS = {
         ignored=lambda config: TIED if config.decoder.head == "tied" else IGNORED,
         inert=_LANGUAGE | {"pretraining_tp"},
     ),
-    "clip_vit_large_patch14": Component(
-        build=CLIP,
-        published=CLIPConfig.clip_vit_large_patch14,
-        read=_read_clip,
-        rules=clip.CLIP_RULES,
-        ignored=clip.CLIP_IGNORED,
-        fixed={"vision_config.num_channels": 3},
-        inert=_CLIP,
-    ),
+    "clip_vit_base_patch32": _clip(CLIPConfig.clip_vit_base_patch32),
+    "clip_vit_large_patch14": _clip(CLIPConfig.clip_vit_large_patch14),
+    "openai_clip_vit_b32": _openai_clip(CLIPConfig.clip_vit_base_patch32),
+    "openai_clip_vit_l14": _openai_clip(CLIPConfig.clip_vit_large_patch14),
     "clip_l_vision": Component(
         build=VisionTower,
         published=VisionConfig.clip_vit_large_patch14,
@@ -551,7 +571,15 @@ MODELS = {
     "nova": _nova_pipeline(),
     **{name: _alone(name, name, ("component", name)) for name in COMPONENTS},
     LANGUAGE_MODEL: _alone(LANGUAGE_MODEL, LANGUAGE_MODEL, (LANGUAGE_MODEL,), copies=("",)),
-    "clip_vit_large_patch14": _verifier("clip", "clip_vit_large_patch14"),
+    **{
+        name: _verifier("clip", name)
+        for name in (
+            "clip_vit_base_patch32",
+            "clip_vit_large_patch14",
+            "openai_clip_vit_b32",
+            "openai_clip_vit_l14",
+        )
+    },
     "viclip": _verifier("viclip", "viclip"),
     **{f"aesthetic_{head}": _aesthetic(head) for head in ("linear", "mlp")},
     "videoscore": _verifier("videoscore", "videoscore", TEXTS),

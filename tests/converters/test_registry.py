@@ -16,7 +16,7 @@ LISTED = [
     name
     for name, component in COMPONENTS.items()
     if component.prepare is dict
-    and name not in ("clip_l_text", "clip_l_vision", "open_clip_bigg_text")
+    and name not in ("clip_l_text", "clip_l_vision", "clip_vit_base_patch32", "open_clip_bigg_text")
 ]  # without those whose tensors are rearranged first
 
 
@@ -28,6 +28,16 @@ def shapes_of_text_tower(**sizes):
     with torch.device("meta"):
         tower = transformers.CLIPTextModelWithProjection(transformers.CLIPTextConfig(**sizes))
     return {name: list(tensor.shape) for name, tensor in tower.state_dict().items()}
+
+
+def shapes_of_clip():
+    """Names and shapes of the whole CLIP that transformers builds by default, ViT-B/32."""
+    import torch
+    import transformers
+
+    with torch.device("meta"):
+        model = transformers.CLIPModel(transformers.CLIPConfig())
+    return {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
 
 
 def shapes_of_llama():
@@ -50,6 +60,8 @@ def manifest(golden):
             return shapes_of_text_tower(
                 hidden_size=768, intermediate_size=3072, num_attention_heads=12, projection_dim=768
             )
+        if name == "clip_vit_base_patch32":
+            return shapes_of_clip()
         if name == "open_clip_bigg_text":
             return shapes_of_text_tower(
                 hidden_size=1280,
@@ -65,7 +77,9 @@ def manifest(golden):
     return read
 
 
-@pytest.mark.parametrize("name", [*LISTED, "clip_l_text", "open_clip_bigg_text"])
+@pytest.mark.parametrize(
+    "name", [*LISTED, "clip_l_text", "clip_vit_base_patch32", "open_clip_bigg_text"]
+)
 def test_every_published_tensor_is_taken_once(manifest, name):
     component, shapes = COMPONENTS[name], manifest(name)
     config = component.published()

@@ -38,6 +38,20 @@ class TextConfig:
     epsilon: float = 1e-5
 
     @classmethod
+    def clip_vit_base_patch32(cls) -> "TextConfig":
+        """Text tower of openai/clip-vit-base-patch32."""
+        return cls(
+            vocabulary=49408,
+            length=77,
+            width=512,
+            heads=8,
+            layers=12,
+            mlp=2048,
+            projection=512,
+            eos_id=49407,
+        )
+
+    @classmethod
     def clip_vit_large_patch14(cls) -> "TextConfig":
         """Text tower of openai/clip-vit-large-patch14."""
         return cls(

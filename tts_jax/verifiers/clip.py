@@ -35,6 +35,14 @@ class CLIPConfig:
     quantise: bool = False
 
     @classmethod
+    def clip_vit_base_patch32(cls) -> "CLIPConfig":
+        """openai/clip-vit-base-patch32, as used by VBench's background and style."""
+        return cls(
+            vision=VisionConfig.clip_vit_base_patch32(),
+            text=TextConfig.clip_vit_base_patch32(),
+        )
+
+    @classmethod
     def clip_vit_large_patch14(cls) -> "CLIPConfig":
         """openai/clip-vit-large-patch14, as used by CLIP score and the LAION heads."""
         return cls(

@@ -38,6 +38,11 @@ class VisionConfig:
     epsilon: float = 1e-5
 
     @classmethod
+    def clip_vit_base_patch32(cls) -> "VisionConfig":
+        """Image tower of openai/clip-vit-base-patch32."""
+        return cls(size=224, patch=32, width=768, heads=12, layers=12, mlp=3072, projection=512)
+
+    @classmethod
     def clip_vit_large_patch14(cls) -> "VisionConfig":
         """Image tower of openai/clip-vit-large-patch14."""
         return cls(size=224, patch=14, width=1024, heads=16, layers=24, mlp=4096, projection=768)
