@@ -23,9 +23,7 @@ from tts_jax.vision.vit import VisionConfig
 # What a dimension's name stands for; another network's score would not be that dimension's.
 PUBLISHED = {
     "aesthetic": VisionConfig.clip_vit_large_patch14(),
-    "clip_b32": VisionConfig(
-        size=224, patch=32, width=768, heads=12, layers=12, mlp=3072, projection=512
-    ),
+    "clip_b32": VisionConfig.clip_vit_base_patch32(),
     "dino": DINOConfig.dino_vitb16(),
     "umt": UMTConfig.umt_l16_k400(),
     "viclip": ViCLIPConfig.viclip_l14().vision,
