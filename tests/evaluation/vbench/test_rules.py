@@ -171,10 +171,19 @@ def test_detected_colours(detections):
         n: rules.color(x, wanted["color"], wanted["prompt"]) for n, x in wanted["frames"].items()
     }
     compare(found, wanted, 1e-15)
-    unseen = [v for v in found.values() if v.record is None]
-    assert unseen
+
+
+def test_a_video_without_the_object_in_any_colour_is_left_out():
+    red = [{"class": ["car"], "caption": ["a red car"]}]
+    other = [
+        {"class": ["dog", "car"], "caption": ["a red dog", "a red car"]},
+        {"class": ["car"], "caption": ["a car"]},
+        {"class": [], "caption": []},
+    ]
+    seen, unseen = (rules.color(frames, "red", "a red car") for frames in (red, other))
+    assert unseen.record is None and rules.combine([seen, unseen]) == 1.0
     with pytest.raises(ValueError, match="no score"):
-        rules.combine(unseen)
+        rules.combine([unseen])
 
 
 @pytest.mark.parametrize("relation", rules.RELATIONS)

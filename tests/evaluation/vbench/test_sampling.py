@@ -5,7 +5,7 @@ import pytest
 from tts_jax.evaluation.vbench.sampling import (
     choose_static,
     find_videos,
-    missing_videos,
+    suite_names,
     video_name,
 )
 
@@ -25,11 +25,9 @@ def test_the_first_five_static_files_of_each_prompt_are_kept_in_the_order_of_the
     assert "a cat-4.mp4" not in asked
 
 
-def test_missing_files_are_named(tmp_path):
-    for index in (0, 2):
-        (tmp_path / video_name("a cat", index)).touch()
-    missing = missing_videos(tmp_path, ["a cat", "a dog"], count=3)
-    assert missing == ["a cat-1.mp4", "a dog-0.mp4", "a dog-1.mp4", "a dog-2.mp4"]
+def test_a_suite_has_every_prompt_so_many_times():
+    names = suite_names(["a cat", "a dog"], 2)
+    assert names == ["a cat-0.mp4", "a cat-1.mp4", "a dog-0.mp4", "a dog-1.mp4"]
 
 
 def test_a_folder_without_videos_is_refused(tmp_path):

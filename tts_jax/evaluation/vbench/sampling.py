@@ -48,18 +48,14 @@ def find_videos(folder: Path | str) -> list[Path]:
     return found
 
 
-def missing_videos(
-    folder: Path | str, prompts: Iterable[str], count: int = VIDEOS_PER_PROMPT
-) -> list[str]:
-    """Names of the videos of a suite that are not there; VBench scores the others regardless.
+def suite_names(prompts: Iterable[str], count: int) -> list[str]:
+    """Names of the files of a suite; VBench scores those that are there.
 
     Args:
-      folder: where they should be.
-      prompts: the suite.
+      prompts: the suite's.
       count: videos per prompt.
     """
-    names = [video_name(prompt, index) for prompt in prompts for index in range(count)]
-    return [name for name in names if not (Path(folder) / name).is_file()]
+    return [video_name(prompt, index) for prompt in prompts for index in range(count)]
 
 
 def choose_static(
