@@ -7,7 +7,8 @@ Compiles every program of the configured search ahead of time, by the compiler i
 published one of that name. Says of each program what it holds on every chip, whether that fits and
 which mesh would, its operations (by the ledger's count, since the compiler counts a loop's body
 once), bytes, and seconds by the compiler's own estimate, loops included; and what a prompt costs in
-device-seconds, for the configured search and for the best of N. The GPU column is no estimate of a
+device-seconds, for the configured search and for the best of N; of a config of experiments.sweep
+also what its grid takes in device-hours. The GPU column is no estimate of a
 compiler but a roofline: the data sheet's peak and bandwidth of an H100.
 
 Writes <output>/plan.json and plan.txt, if an output is given.
@@ -19,7 +20,7 @@ import math
 import re
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
 
@@ -34,6 +35,7 @@ from rich.table import Table
 from experiments import cli
 from experiments.models import open_models
 from experiments.runs import to_json
+from experiments.sweep import LINEAR, read_panels, read_studies
 from tts_jax.media import write_bytes
 from tts_jax.parallel import BRANCH, make_mesh
 from tts_jax.planning import chips, executable
@@ -135,6 +137,7 @@ def make_plan(
         except ValueError:  # a budget or a generator that allows none
             continue
         searches[f"random_linear, N={count}"] = cost()
+    grid = _grid(config, sketch, cost) if "sweep" in config else None
     return {
         "topology": topology,
         "chip": {"name": chip.name, "memory": chip.memory, "flops": chip.flops}
@@ -147,6 +150,29 @@ def make_plan(
         "held": {"text": sketch.texts.held, "search": sketch.held},
         "programs": rows,
         "searches": searches,
+        "grid": grid,
+    }
+
+
+def _grid(config: ConfigDict, sketch: Sketch, cost: Callable[[], dict]) -> dict:
+    """What all searches of a sweep take of one prompt and seed, and of its whole grid."""
+    panels = read_panels(config.sweep.panels, sketch.search.panel)
+    searches = {}
+    for study in read_studies(config.sweep.searches, sketch.search.outline):
+        linear = study.preset == LINEAR  # the largest N holds all others, for every panel
+        for name, panel in (
+            {"all panels": sketch.search.panel}.items() if linear else panels.items()
+        ):
+            total = 0.0
+            for point in study.points[:1] if linear else study.points:
+                sketch.plan(point.preset, point.budget, panel)
+                total += cost()["device_seconds"]
+            searches[f"{study.name}, {name}"] = total
+    runs = config.sweep.captions * len(config.sweep.seeds)
+    return {
+        "device_seconds": searches,
+        "runs": runs,
+        "device_hours": runs * sum(searches.values()) / 3600,
     }
 
 
@@ -246,11 +272,26 @@ def show(console: Console, found: Mapping) -> None:
     for name, cost in found["searches"].items():
         costs.add_row(name, f"{cost['seconds']:.3g}", f"{cost['device_seconds']:.4g}")
     console.print(costs)
+    if found["grid"]:
+        _show_grid(console, found["grid"])
     console.print(
         "TFLOP: on all chips together; GB, GiB and seconds: of each chip. Seconds are the "
         "compiler's estimate, Pallas kernels by their peak; in brackets, by roofline."
     )
     console.print(f"{found['date']}; {versions}")
+
+
+def _show_grid(console: Console, grid: Mapping) -> None:
+    table = Table(box=box.SIMPLE, pad_edge=False)
+    for name in ("search of the grid, panel", "device-seconds a prompt"):
+        table.add_column(name, justify="left" if "grid" in name else "right")
+    for name, seconds in grid["device_seconds"].items():
+        table.add_row(name, f"{seconds:.4g}")
+    console.print(table)
+    console.print(
+        f"the grid of {grid['runs']} prompts and seeds: {grid['device_hours']:.4g} device-hours, "
+        "before rounds that searches share"
+    )
 
 
 def _cells(row: Mapping) -> list[str]:

@@ -126,9 +126,7 @@ def _run(options: flags.FlagValues, team: Team) -> None:
             "does not fit into one process"
         )
     studies = read_studies(config.sweep.searches, search.outline)
-    panels = {name: _panel(models.panel, name, w) for name, w in config.sweep.panels.items()}
-    if not panels:
-        raise cli.UsageError("config.sweep.panels names no panel")
+    panels = read_panels(config.sweep.panels, models.panel)
     metrics = metrics_of(models)
     name = Path(options["config"].config_filename).stem
     workdir = team.agree("workdir", str(options.workdir or default_workdir(name)))
@@ -187,6 +185,22 @@ def _prompts(config: ConfigDict, prompts_file: str | None) -> list[str]:
     if config.sweep.captions < 1:
         raise cli.UsageError(f"sweep.captions is {config.sweep.captions}, not 1 or more")
     return list(world.sample_captions("test", config.sweep.captions, config.seed))
+
+
+def read_panels(weights: Mapping[str, Mapping[str, float]], panel: Panel) -> dict[str, Panel]:
+    """The panels of a grid, by name.
+
+    Args:
+      weights: `config.sweep.panels`.
+      panel: of the config's verifiers.
+
+    Raises:
+      UsageError: no panel, or a verifier that is not there.
+    """
+    panels = {name: _panel(panel, name, own) for name, own in weights.items()}
+    if not panels:
+        raise cli.UsageError("config.sweep.panels names no panel")
+    return panels
 
 
 def _panel(panel: Panel, name: str, weights: Mapping[str, float]) -> Panel:

@@ -103,3 +103,21 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch)
         media.write_bytes(path, b"new")
     assert path.read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_written_video_is_read_back_with_its_rate(tmp_path):
+    frames = shapes()
+    media.write_mp4(tmp_path / "a.mp4", frames, fps=12, size=0)
+    found, rate = media.read_video(tmp_path / "a.mp4")
+    assert rate == 12 and found.dtype == np.uint8
+    np.testing.assert_allclose(found / 255, read(tmp_path / "a.mp4"))
+    media.write_gif(tmp_path / "a.gif", frames, fps=10, size=0)
+    found, rate = media.read_video(tmp_path / "a.gif")
+    assert found.shape == frames.shape and rate == 10
+
+
+def test_what_is_no_video_is_not_read(tmp_path):
+    (tmp_path / "a.mp4").write_bytes(b"no video")
+    for name in ("a.mp4", "b.mp4"):
+        with pytest.raises(ValueError, match=f"{name} cannot be read"):
+            media.read_video(tmp_path / name)

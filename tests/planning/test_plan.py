@@ -2,14 +2,18 @@
 
 import json
 import re
+from pathlib import Path
 
 import jax.numpy as jnp
 import pytest
 
-from configs import cogvideox_5b, pyramid_flow_flux_768p
+from configs import cogvideox_5b, pyramid_flow_flux_768p, study_video_t1
 from experiments import cli, plan
 from experiments.models import open_models
+from experiments.sweep import read_studies
 from tts_jax.checkpoints import flatten
+from tts_jax.planning.published import published_generator
+from tts_jax.search import Outline
 
 LINEAR = ("--topology=v5e:2x2", "--config.search.preset=random_linear")
 
@@ -85,6 +89,43 @@ def test_the_table_can_be_read(planned):
         assert words in text
     row = next(line for line in text.splitlines() if "score clip" in line)
     assert re.search(r" - +- +- +\(", row)  # not compiled: no memory, seconds in brackets
+
+
+def test_a_grid_is_priced_whole(tmp_path):
+    study = Path(study_video_t1.__file__)
+    arguments = (f"--config={study}:nova_d48w1024_osp480", "--only=nothing", "--topology=v5e:4x4")
+    assert run(*arguments, "--config.sweep.seeds=(0,1)", f"--output={tmp_path}") == 0
+    found = json.loads((tmp_path / "plan.json").read_text())
+    grid, searches = found["grid"], found["searches"]
+    costs = grid["device_seconds"]
+    # N = 30 holds every smaller one for every panel
+    assert costs["random_linear, all panels"] == searches["random_linear"]["device_seconds"]
+    trees = {name: costs[f"tree_of_frames, {name}"] for name in study_video_t1.JUDGES}
+    assert len(costs) == 2 + len(trees)
+    # a judge that has no weight in a panel sees the last videos only
+    assert max(trees.values()) < costs["tree_of_frames, all"] < sum(trees.values())
+    assert grid["runs"] == 2 * study_video_t1.PROMPTS
+    assert grid["device_hours"] == pytest.approx(grid["runs"] * sum(costs.values()) / 3600)
+    assert "device-hours" in (tmp_path / "plan.txt").read_text()
+
+
+def _outline(generator) -> Outline:
+    nfe = map(generator.nfe, range(generator.num_segments))
+    return Outline(units=tuple(generator.units), nfe=tuple(nfe))
+
+
+@pytest.mark.parametrize("model", study_video_t1.MODELS)
+def test_the_trees_of_the_study_fit_its_models(model):
+    config = study_video_t1.get_config(model)
+    fields = {n: value for n, value in config.generator.items() if n != "image"}
+    generator = published_generator(fields.pop("name"), fields.pop("checkpoint"), **fields)
+    studies = read_studies(config.sweep.searches, _outline(generator))
+    counts = {study.name: [point.nfe for point in study.points] for study in studies}
+    video = sum(map(generator.nfe, range(generator.num_segments)))
+    assert counts["random_linear"] == [n * video for n in reversed(study_video_t1.SAMPLES)]
+    assert ("tree_of_frames" in counts) == (len(generator.units) > 1)
+    for nfe, linear in zip(counts.get("tree_of_frames", ()), counts["random_linear"], strict=False):
+        assert 0.3 < nfe / linear < 0.75
 
 
 def test_a_checkpoint_that_is_missing_is_the_published_one():

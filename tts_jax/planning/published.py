@@ -30,6 +30,12 @@ from tts_jax.verifiers.image_selector import ImageSelectorConfig, ImageSelectorV
 from tts_jax.verifiers.protocol import Verifier
 from tts_jax.verifiers.viclip import ViCLIPConfig, ViClipVerifier
 from tts_jax.verifiers.videollama3 import VideoLLaMA3Config, VideoLLaMA3Verifier
+from tts_jax.verifiers.videoscore import VideoScoreConfig, VideoScoreVerifier
+from tts_jax.verifiers.visionreward import (
+    Checklist,
+    VisionRewardConfig,
+    VisionRewardVerifier,
+)
 
 LETTERS = 4  # of a token, about, in English
 
@@ -113,9 +119,29 @@ MODELS = {
         for size in ("384p", "768p")
     },
 }
+# Texts that a judge is asked with count by their lengths alone: those of the published ones, in
+# letters. Stages ask 6, 4 and 5 questions, as Video-T1 publishes them.
+TEMPLATE, QUESTION, QUESTIONS, STAGES = 1163, 47, 29, (6, 4, 5)
+
+
+def _checklist(count: int) -> Checklist:
+    return Checklist(("?" * QUESTION,) * count, (1.0,) * count)
+
+
+# A judge, its sizes and the stand-ins of its texts.
 JUDGES = {
-    "image_selector": (ImageSelectorVerifier, ImageSelectorConfig.llava_onevision_7b),
-    "videollama3": (VideoLLaMA3Verifier, VideoLLaMA3Config.videollama3_7b),
+    "image_selector": (ImageSelectorVerifier, ImageSelectorConfig.llava_onevision_7b, {}),
+    "videollama3": (VideoLLaMA3Verifier, VideoLLaMA3Config.videollama3_7b, {}),
+    "videoscore": (
+        VideoScoreVerifier,
+        VideoScoreConfig.videoscore,
+        dict(template="." * TEMPLATE + "{text_prompt}"),
+    ),
+    "visionreward": (
+        VisionRewardVerifier,
+        VisionRewardConfig.visionreward_video,
+        dict(checklist=_checklist(QUESTIONS), stages=tuple(map(_checklist, STAGES))),
+    ),
 }
 TOWERS = {
     "clip": (ClipVerifier, CLIPConfig.clip_vit_large_patch14),
@@ -162,8 +188,8 @@ def published_verifier(name: str, options: Mapping[str, Any]) -> Verifier:
         config = config()
         return build(config, StandInTokenizer(config.text.length))
     if name in JUDGES:
-        build, config = JUDGES[name]
-        return build(config(), StandInReader(), **options)
+        build, config, texts = JUDGES[name]
+        return build(config(), StandInReader(), **{**texts, **options})
     raise ValueError(
         f"a plan of {name} needs its checkpoint's folder; without one there are "
         f"{', '.join((*TOWERS, *JUDGES))}"

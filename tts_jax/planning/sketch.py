@@ -126,7 +126,7 @@ class Sketch:
         texts = getattr(generator, "text_parts", ())
         parts = {name: own for name, own in params.items() if name not in texts}
         versions = {"full": generator, "draft": getattr(generator, "draft", lambda: None)()}
-        encoders = {name: params[name] for name in texts} if texts else dict(params)
+        encoders = dict(params)
         if divides_branches_only(mesh):
             alone = jax.sharding.SingleDeviceSharding(mesh.devices.flat[0])
             encoders = jax.tree.map(lambda x: x.update(sharding=alone), encoders)
@@ -140,7 +140,8 @@ class Sketch:
                     found = jax.eval_shape(lambda p, v=version: v.encode(p, [PROMPT]), encoders)
                     found = jax.tree.map(lambda x: x.update(shape=x.shape[1:]), found)
                     conditions[fidelity, PROMPT] = Encoded(found, 0.0)
-        held = chip_bytes(encoders)
+        used = _used(traced.jaxpr, jax.tree.leaves(encoders))
+        held = chip_bytes(used)
         self.texts = Program("text", traced, work_of(traced.jaxpr), held, calls=1)
         self.search = Search(
             generator,
@@ -159,11 +160,26 @@ class Sketch:
         """Bytes of parameters on each chip while it searches."""
         return chip_bytes((self.search.params, self.search.verifier_params))
 
-    def plan(self, preset: Preset, budget: Budget | None = None) -> Plan:
-        """What a search takes; afterwards the recorder's calls are those of this search."""
+    def plan(
+        self, preset: Preset, budget: Budget | None = None, panel: Panel | None = None
+    ) -> Plan:
+        """What a search takes; afterwards the recorder's calls are those of this search.
+
+        Args:
+          preset: the search.
+          budget: limits on it.
+          panel: judges it instead, of the same verifiers.
+        """
         self.recorder.forget_calls()
+        search = self.search if panel is None else self.search.judged_by(_ShapesPanel.like(panel))
         with attention.on_platform(self.platform):
-            return self.search.plan(PROMPT, preset, budget)
+            return search.plan(PROMPT, preset, budget)
+
+
+def _used(jaxpr, leaves: Sequence[Any]) -> list:
+    """Those arguments of a traced function that it does something with."""
+    needed = {id(x) for equation in jaxpr.eqns for x in equation.invars}
+    return [leaf for x, leaf in zip(jaxpr.jaxpr.invars, leaves, strict=True) if id(x) in needed]
 
 
 def chip_bytes(tree: Any) -> int:

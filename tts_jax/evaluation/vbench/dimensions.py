@@ -1,0 +1,303 @@
+"""VBench's sixteen dimensions: what each asks of networks or of recorded detections, and its rule.
+
+A dimension is a function of a video and networks to outputs, then a rule on them, so that a network
+plugs in by its name in `NETWORKS` (definition: https://github.com/Vchitect/VBench, version 1).
+
+N frames or pairs in one call  T frames of the video  H W its size  h w padded or resized size
+S side of a square input  D width of an embedding.
+"""
+
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from tts_jax.evaluation.vbench import inputs, rules
+from tts_jax.evaluation.vbench.rules import SMALLEST_SIDE, Verdict
+from tts_jax.evaluation.vbench.sampling import motion_stride
+from tts_jax.evaluation.vbench.scores import NAMES
+
+NETWORKS = {
+    "dino": "DINO ViT-B/16: normalised frames [N, h, w, 3] -> class tokens [N, D]",
+    "clip_b32": "CLIP ViT-B/32: normalised frames [N, S, S, 3] -> embeddings [N, D]",
+    "clip_b32_text": "CLIP ViT-B/32: texts -> embeddings [N, D]",
+    "aesthetic": "CLIP ViT-L/14 and LAION's linear head: normalised frames [N, S, S, 3] -> [N]",
+    "viclip": "ViCLIP: normalised clips [N, 8, S, S, 3] -> embeddings [N, D]",
+    "viclip_text": "ViCLIP: texts -> embeddings [N, D]",
+    "musiq": "MUSIQ for SPAQ: frames in [0, 1] [N, h, w, 3] -> scores from 0 to 100 [N]",
+    "raft": "RAFT: two frames in [0, 255], each [N, h, w, 3] -> flow in pixels [N, h, w, 2]",
+    "amt": "AMT-S: two frames in [0, 1], each [N, h, w, 3] -> the frame between [N, h, w, 3]",
+    "umt": "UMT ViT-L/16 for Kinetics-400: normalised clips [N, 16, S, S, 3] -> logits [N, C]",
+}
+RECORDED = {
+    "objects": "GRiT's objects: class and box",
+    "dense_captions": "GRiT's dense captions: class and caption",
+    "captions": "Tag2Text's captions",
+}
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network as dimensions call it.
+
+    Attributes:
+      call: see `NETWORKS`; arrays are float32.
+      size: side of a square input, or the shorter side of DINO's.
+      at_once: frames or pairs in one call; the last call is filled up, so that shapes stay.
+      labels: classes of a classifier.
+    """
+
+    call: Callable[..., np.ndarray]
+    size: int = 224
+    at_once: int = 16
+    labels: tuple[str, ...] = ()
+
+    def __call__(self, *arrays: np.ndarray) -> np.ndarray:
+        """All rows, some at a time."""
+        found = []
+        for start in range(0, len(arrays[0]), self.at_once):
+            parts = [np.asarray(x[start : start + self.at_once]) for x in arrays]
+            count = len(parts[0])
+            rest = min(self.at_once, len(arrays[0])) - count
+            parts = [np.concatenate([x, np.repeat(x[-1:], rest, 0)]) for x in parts]
+            found.append(np.asarray(self.call(*parts))[:count])
+        return np.concatenate(found)
+
+
+Networks = Mapping[str, Network]
+
+
+@dataclass(frozen=True)
+class Video:
+    """One video, and what is known of it.
+
+    Attributes:
+      name: for messages.
+      frames: [T, H, W, 3] uint8.
+      fps: frames a second.
+      prompt: that it was made from.
+      info: VBench's `auxiliary_info` of the prompt: name of a dimension to what it looks for.
+      recorded: what detectors said of its middle frames, by the names in `RECORDED`.
+    """
+
+    name: str
+    frames: np.ndarray
+    fps: float
+    prompt: str
+    info: Mapping = field(default_factory=dict)
+    recorded: Mapping[str, Sequence] = field(default_factory=dict)
+
+    def __post_init__(self):
+        if self.frames.ndim != 4 or self.frames.shape[-1] != 3 or 0 in self.frames.shape:
+            raise ValueError(f"{self.name}: frames must be [T, H, W, 3] and not empty")
+        if self.frames.dtype != np.uint8:
+            raise ValueError(f"{self.name}: frames must be bytes, not {self.frames.dtype}")
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.frames.shape[1:3]
+
+
+@dataclass(frozen=True)
+class Dimension:
+    """One dimension.
+
+    Attributes:
+      name: VBench's.
+      judge: a video and the networks to its verdict.
+      networks: names in `NETWORKS`.
+      recorded: a name in `RECORDED`, or None.
+      needs_info: whether it looks for what `Video.info` names, which custom videos do not have.
+    """
+
+    name: str
+    judge: Callable[[Video, Networks], Verdict]
+    networks: tuple[str, ...] = ()
+    recorded: str | None = None
+    needs_info: bool = False
+
+    def lacks(self, networks: Networks, recorded: Mapping) -> str | None:
+        """What keeps it from being computed, in words; None if nothing does."""
+        missing = [name for name in self.networks if name not in networks]
+        if missing:
+            return f"no network {' and '.join(missing)}"
+        if self.recorded is not None and self.recorded not in recorded:
+            return f"no recorded {self.recorded}"
+        return None
+
+    def __call__(self, video: Video, networks: Networks) -> Verdict:
+        """Judges a video.
+
+        Raises:
+          ValueError: it is too short or too small, lacks what the dimension needs, or a network
+            gave what is no number; the message names it.
+        """
+        if self.needs_info and self.name not in video.info:
+            raise ValueError(f"{video.name}: nothing says what {self.name} looks for")
+        if self.recorded is not None and self.recorded not in video.recorded:
+            raise ValueError(f"{video.name}: no {self.recorded} are recorded")
+        try:
+            verdict = self.judge(video, networks)
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{video.name}: {error}") from error
+        if not math.isfinite(verdict.total):
+            raise ValueError(f"{video.name}: {self.name} is not a number")
+        return verdict
+
+
+def check_side(video: Video, name: str) -> None:
+    """Refuses frames on which a flow network has no answer.
+
+    Raises:
+      ValueError: a side is below `SMALLEST_SIDE`.
+    """
+    if min(video.size) < SMALLEST_SIDE:
+        height, width = video.size
+        raise ValueError(
+            f"{name} needs sides of at least {SMALLEST_SIDE} pixels, not {height} x {width}; "
+            "enlarge the video, and say so beside its score"
+        )
+
+
+def flow_between(video: Video, pairs: Sequence[tuple[int, int]], networks: Networks) -> np.ndarray:
+    """Optical flow of pairs of frames, at the padded size.
+
+    Args:
+      video: sides of at least `SMALLEST_SIDE`.
+      pairs: indices of frames.
+      networks: with "raft".
+
+    Returns:
+      [P, h, w, 2] float.
+
+    Raises:
+      ValueError: the video is too small.
+    """
+    check_side(video, "optical flow")
+    if not pairs:
+        return np.zeros((0, *video.size, 2), np.float32)
+    padded = inputs.pad_to(video.frames, 8).astype(np.float32)
+    first, second = np.transpose(pairs)
+    return networks["raft"](padded[first], padded[second])
+
+
+def is_static(video: Video, networks: Networks) -> bool:
+    """Whether the filter before temporal flickering keeps a video.
+
+    Raises:
+      ValueError: it is too small or has one frame.
+    """
+    last = len(video.frames) - 1
+    pairs = [(t, t + 1) for t in range(last)] + [(0, last), (last, 0)]
+    return rules.is_static(flow_between(video, pairs, networks), *video.size)
+
+
+def _subject(video: Video, networks: Networks) -> Verdict:
+    network = networks["dino"]
+    return rules.subject_consistency(network(inputs.dino_input(video.frames, network.size)))
+
+
+def _background(video: Video, networks: Networks) -> Verdict:
+    network = networks["clip_b32"]
+    return rules.background_consistency(network(inputs.clip_frames(video.frames, network.size)))
+
+
+def _flickering(video: Video, networks: Networks) -> Verdict:
+    return rules.temporal_flickering(video.frames)
+
+
+def _smoothness(video: Video, networks: Networks) -> Verdict:
+    check_side(video, "frame interpolation")
+    kept = inputs.pad_to(video.frames[::2], 16).astype(np.float32) / 255
+    if len(kept) < 2:
+        raise ValueError("motion smoothness needs at least three frames")
+    between = networks["amt"](kept[:-1], kept[1:])
+    return rules.motion_smoothness(video.frames, inputs.unpad(between, *video.size))
+
+
+def _dynamic(video: Video, networks: Networks) -> Verdict:
+    places = range(0, len(video.frames), motion_stride(video.fps))
+    pairs = list(itertools.pairwise(places))
+    return rules.dynamic_degree(flow_between(video, pairs, networks), *video.size)
+
+
+def _aesthetic(video: Video, networks: Networks) -> Verdict:
+    network = networks["aesthetic"]
+    return rules.aesthetic_scores(network(inputs.clip_frames(video.frames, network.size)))
+
+
+def _imaging(video: Video, networks: Networks) -> Verdict:
+    return rules.imaging_quality(networks["musiq"](inputs.imaging_input(video.frames)))
+
+
+def _action(video: Video, networks: Networks) -> Verdict:
+    network = networks["umt"]
+    logits = network(inputs.umt_input(video.frames, network.size)[None])[0]
+    if len(network.labels) != len(logits):
+        raise ValueError(f"{len(logits)} classes and {len(network.labels)} labels")
+    return rules.human_action(logits, video.prompt, network.labels)
+
+
+def _style(video: Video, networks: Networks) -> Verdict:
+    network = networks["clip_b32"]
+    frames = network(inputs.clip_frames(video.frames, network.size, "picture"))
+    text = networks["clip_b32_text"]([video.info["appearance_style"]])
+    return rules.appearance_style(frames, text[0])
+
+
+def _text(video: Video, networks: Networks) -> Verdict:
+    network = networks["viclip"]
+    clip = inputs.viclip_input(video.frames, network.size)
+    text = networks["viclip_text"]([video.prompt])
+    return rules.text_consistency(network(clip[None])[0], text[0])
+
+
+def _object(video: Video, networks: Networks) -> Verdict:
+    wanted = video.info["object_class"]["object"]
+    return rules.object_class(video.recorded["objects"], wanted)
+
+
+def _objects(video: Video, networks: Networks) -> Verdict:
+    wanted = video.info["multiple_objects"]["object"]
+    return rules.multiple_objects(video.recorded["objects"], wanted)
+
+
+def _color(video: Video, networks: Networks) -> Verdict:
+    wanted = video.info["color"]["color"]
+    return rules.color(video.recorded["dense_captions"], wanted, video.prompt)
+
+
+def _spatial(video: Video, networks: Networks) -> Verdict:
+    wanted = video.info["spatial_relationship"]["spatial_relationship"]
+    objects = wanted["object_a"], wanted["object_b"]
+    return rules.spatial_relationship(video.recorded["objects"], objects, wanted["relationship"])
+
+
+def _scene(video: Video, networks: Networks) -> Verdict:
+    return rules.scene(video.recorded["captions"], video.info["scene"]["scene"]["scene"])
+
+
+_VICLIP = ("viclip", "viclip_text")
+_FOUND = dict(recorded="objects", needs_info=True)
+_ALL = (
+    Dimension("subject_consistency", _subject, ("dino",)),
+    Dimension("background_consistency", _background, ("clip_b32",)),
+    Dimension("temporal_flickering", _flickering),
+    Dimension("motion_smoothness", _smoothness, ("amt",)),
+    Dimension("dynamic_degree", _dynamic, ("raft",)),
+    Dimension("aesthetic_quality", _aesthetic, ("aesthetic",)),
+    Dimension("imaging_quality", _imaging, ("musiq",)),
+    Dimension("object_class", _object, **_FOUND),
+    Dimension("multiple_objects", _objects, **_FOUND),
+    Dimension("human_action", _action, ("umt",)),
+    Dimension("color", _color, recorded="dense_captions", needs_info=True),
+    Dimension("spatial_relationship", _spatial, **_FOUND),
+    Dimension("scene", _scene, recorded="captions", needs_info=True),
+    Dimension("appearance_style", _style, ("clip_b32", "clip_b32_text"), needs_info=True),
+    Dimension("temporal_style", _text, _VICLIP),
+    Dimension("overall_consistency", _text, _VICLIP),
+)
+DIMENSIONS = {name: next(d for d in _ALL if d.name == name) for name in NAMES}
