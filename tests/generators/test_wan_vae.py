@@ -82,11 +82,13 @@ def test_pixels_are_those_of_the_reference(reference, run, frames):
     assert error(run("decode", latents), wanted) <= TOLERANCE
 
 
-@pytest.mark.parametrize("window", [None, 2])
-def test_a_clip_is_the_same_whole_and_in_windows(run, window):
+def test_a_clip_is_the_same_whole_and_in_windows(run):
     latents, pixels = draw(1, 4, 2, 3, 3)[0], draw(1, 13, 8, 12, 3)[0]
-    for name, x in (("decode", latents), ("encode", pixels)):
-        np.testing.assert_allclose(run(name, x, window=window), run(name, x), atol=2e-5)
+    wanted = run("decode", latents, window=None)
+    for window in (1, 2):
+        np.testing.assert_allclose(run("decode", latents, window=window), wanted, atol=2e-5)
+    moments = run("encode", pixels, window=None)
+    np.testing.assert_allclose(run("encode", pixels), moments, atol=2e-5)
 
 
 def test_tiled_pixels_are_those_of_the_reference(reference, run, monkeypatch):

@@ -4,7 +4,8 @@ B batch  L tokens  N heads  K head size.
 """
 
 import contextlib
-from collections.abc import Iterator
+import functools
+from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 from functools import partial
 
@@ -95,6 +96,41 @@ def attend(
         logits = jnp.where(mask[:, None], logits, jnp.finfo(jnp.float32).min)
     weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
     return jnp.einsum("bnqk,bknd->bqnd", weights, v)
+
+
+def attend_in_parts(q: Array, parts: Sequence[tuple[Array, Array, Array | None]]) -> Array:
+    """Attention over keys and values that lie in several arrays, without joining these.
+
+    Under `vmap` a part that is not mapped stays one array: what siblings share is not copied for
+    each of them. Softmax in float32, `BLOCK` queries at a time where there are more.
+
+    Args:
+      q: queries, [B, L_q, N, K].
+      parts: of each, keys [B, L_k, N, K], values like them, and which keys are there: bool [L_k],
+        or None for all.
+
+    Returns:
+      [B, L_q, N, K] in the dtype of the values.
+    """
+    if (length := q.shape[1]) > BLOCK:
+        count = -(-length // BLOCK)
+        q = jnp.pad(q, [(0, 0), (0, count * BLOCK - length), (0, 0), (0, 0)])
+        blocks = q.reshape(q.shape[0], count, BLOCK, *q.shape[2:]).swapaxes(0, 1)
+        out = jax.lax.map(lambda block: attend_in_parts(block, parts), blocks)
+        return out.swapaxes(0, 1).reshape(q.shape)[:, :length]
+    q = q * q.shape[-1] ** -0.5
+    logits = []
+    for k, _, there in parts:
+        own = jnp.einsum("bqnd,bknd->bnqk", q, k, preferred_element_type=jnp.float32)
+        lowest = jnp.finfo(jnp.float32).min
+        logits.append(own if there is None else jnp.where(there, own, lowest))
+    top = functools.reduce(jnp.maximum, [own.max(-1, keepdims=True) for own in logits])
+    weights = [jnp.exp(own - top) for own in logits]
+    total = sum(own.sum(-1, keepdims=True) for own in weights)
+    return sum(
+        jnp.einsum("bnqk,bknd->bqnd", (own / total).astype(v.dtype), v)
+        for own, (_, v, _) in zip(weights, parts, strict=True)
+    )
 
 
 def _platform() -> str:

@@ -1,0 +1,76 @@
+"""Tables of Wan 2.1's denoiser, under the names of diffusers and those of Wan and Self-Forcing."""
+
+import numpy as np
+
+from converters.core import AS_IS, LINEAR
+
+
+def patch_kernel(weight: np.ndarray) -> np.ndarray:
+    """A convolution of 1 x p x p patches as a linear layer, [D, C, 1, p, p] -> [p*p*C, D]."""
+    return weight[:, :, 0].transpose(2, 3, 1, 0).reshape(-1, weight.shape[0])
+
+
+def squeeze(table: np.ndarray) -> np.ndarray:
+    """A table without its leading axis, [1, n, D] -> [n, D]."""
+    return table[0]
+
+
+def _linear(pattern: str, target: str, layer: str = "") -> dict:
+    return {
+        pattern + r"\.weight": (f"{target}.kernel{layer}", LINEAR),
+        pattern + r"\.bias": (f"{target}.bias{layer}", AS_IS),
+    }
+
+
+def _attention(module: str, prefix: str, out: str, ours: str) -> dict:
+    """Of one attention, whose projections have a prefix and whose output a name."""
+    source, target = rf"blocks\.(\d+)\.{module}", f"blocks.{ours}"
+    rules = _linear(rf"{source}\.{out}", f"{target}.out", r"[\1]")
+    for name in "qkv":
+        rules |= _linear(rf"{source}\.{prefix}{name}", f"{target}.{name}", r"[\1]")
+    norms = rf"{source}\.norm_([qk])\.weight"
+    return rules | {norms: (rf"{target}.\2_norm.scale[\1]", AS_IS)}
+
+
+_ENDS = {
+    r"patch_embedding\.weight": ("latent_embed.kernel", patch_kernel),
+    r"patch_embedding\.bias": ("latent_embed.bias", AS_IS),
+}
+_BLOCK, _LAYER = r"blocks\.(\d+)", r"[\1]"
+
+RULES = {
+    **_ENDS,
+    **_linear(r"condition_embedder\.time_embedder\.linear_1", "time_embed.up"),
+    **_linear(r"condition_embedder\.time_embedder\.linear_2", "time_embed.down"),
+    **_linear(r"condition_embedder\.time_proj", "time_modulation"),
+    **_linear(r"condition_embedder\.text_embedder\.linear_1", "text_embed.up"),
+    **_linear(r"condition_embedder\.text_embedder\.linear_2", "text_embed.down"),
+    r"scale_shift_table": ("modulation", squeeze),
+    **_linear(r"proj_out", "out"),
+    _BLOCK + r"\.scale_shift_table": ("blocks.modulation" + _LAYER, squeeze),
+    _BLOCK + r"\.norm2\.weight": ("blocks.cross_norm.scale" + _LAYER, AS_IS),
+    _BLOCK + r"\.norm2\.bias": ("blocks.cross_norm.bias" + _LAYER, AS_IS),
+    **_linear(_BLOCK + r"\.ffn\.net\.0\.proj", "blocks.mlp.up", _LAYER),
+    **_linear(_BLOCK + r"\.ffn\.net\.2", "blocks.mlp.down", _LAYER),
+    **_attention("attn1", "to_", r"to_out\.0", "self_attention"),
+    **_attention("attn2", "to_", r"to_out\.0", "cross_attention"),
+}
+# Wan's own names; Self-Forcing's dictionaries have them behind a prefix.
+_ORIGINAL = {
+    **_ENDS,
+    **_linear(r"time_embedding\.0", "time_embed.up"),
+    **_linear(r"time_embedding\.2", "time_embed.down"),
+    **_linear(r"time_projection\.1", "time_modulation"),
+    **_linear(r"text_embedding\.0", "text_embed.up"),
+    **_linear(r"text_embedding\.2", "text_embed.down"),
+    r"head\.modulation": ("modulation", squeeze),
+    **_linear(r"head\.head", "out"),
+    _BLOCK + r"\.modulation": ("blocks.modulation" + _LAYER, squeeze),
+    _BLOCK + r"\.norm3\.weight": ("blocks.cross_norm.scale" + _LAYER, AS_IS),
+    _BLOCK + r"\.norm3\.bias": ("blocks.cross_norm.bias" + _LAYER, AS_IS),
+    **_linear(_BLOCK + r"\.ffn\.0", "blocks.mlp.up", _LAYER),
+    **_linear(_BLOCK + r"\.ffn\.2", "blocks.mlp.down", _LAYER),
+    **_attention("self_attn", "", "o", "self_attention"),
+    **_attention("cross_attn", "", "o", "cross_attention"),
+}
+ORIGINAL_RULES = {rf"(?:model\.)?{pattern}": rule for pattern, rule in _ORIGINAL.items()}
