@@ -187,27 +187,25 @@ class Past(NamedTuple):
         """With a further chunk; where places do not suffice, the oldest after `sink` go.
 
         Args:
-          own: of the chunk, at most S - `sink` tokens.
+          own: of the chunk, of which too the first tokens go if it must be.
           sink: first places that are never given up.
 
         Raises:
-          ValueError: a chunk that does not fit.
+          ValueError: more of these than places.
         """
         places, length = self.kept.keys.shape[2], own.keys.shape[2]
-        if length > places - sink:
-            raise ValueError(
-                f"a chunk of {length} tokens does not fit into {places} places, {sink} of them kept"
-            )
+        if not 0 <= sink <= places:
+            raise ValueError(f"{sink} places are never given up, but there are {places}")
         dropped = jnp.maximum(self.filled + length - places, 0)
-        begin = self.filled - dropped  # of the new chunk
         place = jnp.arange(places)
-        old = jnp.where(place < sink, place, place + dropped)
-        source = jnp.where(place < begin, old, places + jnp.clip(place - begin, 0, length - 1))
+        place = jnp.where(place < sink, place, place + dropped)  # of old and new in a row
+        new = places + jnp.clip(place - self.filled, 0, length - 1)
+        source = jnp.where(place < self.filled, place, new)
 
         def moved(kept, new):
             return jnp.take(jnp.concatenate([kept, new.astype(kept.dtype)], 2), source, axis=2)
 
-        return Past(KeysValues(*map(moved, self.kept, own)), begin + length)
+        return Past(KeysValues(*map(moved, self.kept, own)), self.filled + length - dropped)
 
 
 class Rope(NamedTuple):
