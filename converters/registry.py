@@ -20,6 +20,7 @@ from converters import (
     videoscore,
     visionreward,
     wan,
+    wan_transformer,
 )
 from converters.components import Component, Gathered
 from converters.core import Rules
@@ -36,7 +37,10 @@ from tts_jax.generators.pyramid_flow.mmdit import MMDiT, MMDiTConfig
 from tts_jax.generators.pyramid_flow.sampler_config import SamplerConfig
 from tts_jax.generators.pyramid_flow.transformer import Transformer, TransformerConfig
 from tts_jax.generators.pyramid_flow.vae import CausalVideoVAE, LatentFactors, VAEConfig
+from tts_jax.generators.wan import transformer as wan_denoiser
 from tts_jax.generators.wan import vae as wan_vae
+from tts_jax.generators.wan.generator import SamplerConfig as WanSampler
+from tts_jax.generators.wan.generator import WanConfig
 from tts_jax.language.chat import PART as LANGUAGE_MODEL
 from tts_jax.language.chat import ChatConfig
 from tts_jax.language.chat import build as build_language_model
@@ -226,6 +230,15 @@ def _cogvideox(published: Callable[[], Any]) -> Component:
     )
 
 
+def _wan(published: Callable[[], Any]) -> Component:
+    return Component(
+        build=wan_denoiser.Transformer,
+        published=published,
+        read=wan_denoiser.TransformerConfig.from_reference,
+        rules=wan_transformer.RULES,
+    )
+
+
 _CLIP = _names("logit_scale_init_value text_config_dict vision_config_dict laion_mlp_dims")
 # Fields of language models that change nothing, or nothing that the port does not read elsewhere.
 _LANGUAGE = _names(
@@ -346,6 +359,8 @@ COMPONENTS = {
         ignored=nova.PHI_IGNORED,
         inert=_names("max_position_embeddings embd_pdrop resid_pdrop eos_token_id auto_map"),
     ),
+    "wan2_1_t2v_1_3b_transformer": _wan(wan_denoiser.TransformerConfig.wan_1_3b),
+    "wan2_1_t2v_14b_transformer": _wan(wan_denoiser.TransformerConfig.wan_14b),
     "wan_vae": Component(
         build=wan_vae.CausalVideoVAE,
         published=wan_vae.VAEConfig.published,
@@ -523,6 +538,28 @@ def _nova_pipeline() -> Model:
     return _diffusers("nova", NovaConfig, read, parts, "dynamic_thresholding_ratio")
 
 
+def _wan_pipeline(size: str) -> Model:
+    """A published Wan 2.1 directory in the layout of diffusers; videos are of the size's own."""
+    parts = {
+        "transformer": (f"wan2_1_t2v_{size}_transformer", "transformer"),
+        "vae": ("wan_vae", "vae"),
+        "t5": ("umt5_xxl_encoder", "text_encoder"),
+    }
+
+    def read(scheduler: Mapping) -> WanSampler:
+        sampler, found = (
+            getattr(WanSampler, f"wan2_1_{size}")(),
+            WanSampler.from_reference(scheduler),
+        )
+        return dataclasses.replace(found, height=sampler.height, width=sampler.width)
+
+    inert = (
+        "beta_start beta_end beta_schedule trained_betas timestep_spacing steps_offset "
+        "dynamic_thresholding_ratio rescale_betas_zero_snr sigma_min sigma_max time_shift_type"
+    )
+    return _diffusers("wan", WanConfig, read, parts, inert)
+
+
 def _pooled(config: TextConfig) -> int:
     return config.width if config.projection is None else config.projection
 
@@ -540,6 +577,7 @@ MODELS = {
     },
     **{f"cogvideox_{size}": _cogvideox_pipeline(size) for size in ("2b", "5b")},
     "nova": _nova_pipeline(),
+    **{f"wan2_1_{size}": _wan_pipeline(size) for size in ("1_3b", "14b")},
     **{name: _alone(name, name, ("component", name)) for name in COMPONENTS},
     LANGUAGE_MODEL: _alone(LANGUAGE_MODEL, LANGUAGE_MODEL, (LANGUAGE_MODEL,), copies=("",)),
     "clip_vit_large_patch14": _verifier("clip", "clip_vit_large_patch14"),

@@ -41,6 +41,16 @@ def shapes_of_llama():
     return {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
 
 
+def shapes_of_wan_14b():
+    """Names and shapes of the larger Wan's denoiser, the package's default, without its weights."""
+    import diffusers
+    import torch
+
+    with torch.device("meta"):
+        model = diffusers.WanTransformer3DModel()
+    return {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
+
+
 @pytest.fixture
 def manifest(golden):
     """`manifest(name)`: the published names and shapes of a component."""
@@ -60,6 +70,8 @@ def manifest(golden):
             )
         if name == "language_model":
             return shapes_of_llama()
+        if name == "wan2_1_t2v_14b_transformer":
+            return shapes_of_wan_14b()
         return json.loads((golden("manifests") / f"{name}.json").read_text())
 
     return read

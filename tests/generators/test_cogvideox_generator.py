@@ -24,14 +24,10 @@ from converters.core import convert
 from converters.t5 import T5_RULES
 from tts_jax.checkpoints import CheckpointError, flatten
 from tts_jax.generators import load_generator, save_generator
-from tts_jax.generators.cogvideox.generator import (
-    NOISE_TAG,
-    CogVideoX,
-    CogVideoXConfig,
-    SamplerConfig,
-)
+from tts_jax.generators.cogvideox.generator import CogVideoX, CogVideoXConfig, SamplerConfig
 from tts_jax.generators.cogvideox.transformer import TransformerConfig
 from tts_jax.generators.cogvideox.vae import VAEConfig
+from tts_jax.generators.full_sequence import NOISE_TAG
 from tts_jax.generators.protocol import Generator
 from tts_jax.language.t5 import T5Config
 from tts_jax.solvers import noise

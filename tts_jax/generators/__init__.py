@@ -11,6 +11,7 @@ from tts_jax.generators.from_image import FromImage
 from tts_jax.generators.nova.generator import Nova, NovaConfig
 from tts_jax.generators.protocol import Generator
 from tts_jax.generators.pyramid_flow.generator import PyramidFlow, PyramidFlowConfig
+from tts_jax.generators.wan.generator import Wan, WanConfig
 from tts_jax.media import read_image
 from tts_jax.nn.attention import check
 
@@ -20,6 +21,7 @@ GENERATORS = {
     "pyramid_flow": (PyramidFlow, PyramidFlowConfig),
     "cogvideox": (CogVideoX, CogVideoXConfig),
     "nova": (Nova, NovaConfig),
+    "wan": (Wan, WanConfig),
 }
 
 

@@ -4,29 +4,26 @@ B texts  T latent frames  H W latent size  C channels  L tokens  N steps  P prom
 """
 
 import dataclasses
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
 from tts_jax.generators.cogvideox.scheduler import Coefficients, Schedule
 from tts_jax.generators.cogvideox.transformer import Transformer, TransformerConfig
 from tts_jax.generators.cogvideox.vae import DECODER_WINDOW, CausalVideoVAE, VAEConfig
-from tts_jax.generators.networks import GeneratorNetworks, read_parts
-from tts_jax.generators.protocol import Look, Params
+from tts_jax.generators.full_sequence import Branch, FullSequence
+from tts_jax.generators.networks import read_parts
+from tts_jax.generators.protocol import Params
 from tts_jax.language.published import open_published
 from tts_jax.language.t5 import T5Config, T5Encoder
 from tts_jax.language.tokenizer import Tokenizer
 from tts_jax.solvers import diffusion, noise
 from tts_jax.solvers.noise import Key
-
-# Children are fold_in(key, index); no child has this index.
-NOISE_TAG = 0xFFFFFFFF
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,28 +201,10 @@ class Condition:
     guidance: Array
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class Branch:
-    """A partly denoised video, [T, H, W, C] each.
-
-    Attributes:
-      latents: the noisy state.
-      clean: the clean estimate at it.
-      previous: the clean estimate at the state one step before.
-    """
-
-    latents: Array
-    clean: Array
-    previous: Array
-
-
-class CogVideoX(GeneratorNetworks):
+class CogVideoX(FullSequence):
     """The generator protocol over CogVideoX; see `tts_jax.generators.protocol.Generator`."""
 
     name = "cogvideox"
-    renoises = True
-    looks_ahead = True
 
     def __init__(self, config: CogVideoXConfig, tokenizers: Mapping[str, Tokenizer]):
         """Builds the graphs; allocates no parameters.
@@ -254,16 +233,6 @@ class CogVideoX(GeneratorNetworks):
         }
 
     @property
-    def num_segments(self) -> int:
-        """Blocks of steps."""
-        return self.config.sampler.num_segments
-
-    @property
-    def units(self) -> tuple[int, ...]:
-        """One unit, the video, of all segments."""
-        return (self.num_segments,)
-
-    @property
     def stochastic(self) -> bool:
         """Whether the solver draws noise."""
         return bool(self._schedule.coefficients.noise.any())
@@ -285,53 +254,6 @@ class CogVideoX(GeneratorNetworks):
         states = self._encode_texts({"t5": params["t5"]}, jnp.asarray(tokens))
         return Condition(states, jnp.asarray(scales, jnp.float32))
 
-    def init(self, params: Params, condition: Condition, key: Key) -> Branch:
-        """A branch without any noise drawn; see the protocol."""
-        zeros = jnp.zeros(self.config.latent_shape)
-        return Branch(zeros, zeros, zeros)
-
-    def advance(
-        self,
-        params: Params,
-        condition: Condition,
-        branch: Branch,
-        key: Key,
-        segment: int | Array,
-        program: Hashable = None,
-    ) -> Branch:
-        """Takes a segment's steps; see the protocol. Segment 0 wants a Python int.
-
-        Each step starts from the clean estimate of the step before and ends with its own. Segment 0
-        begins with a step that only draws the initial noise.
-        """
-        count = self.config.sampler.steps_per_segment
-        indices = segment * count + jnp.arange(count)
-        key = noise.fold_in(key, NOISE_TAG)
-        if isinstance(segment, int | np.integer) and segment == 0:
-            indices = jnp.arange(-1, count)
-            start = noise.normal(noise.fold_in(key, 0), self.config.latent_shape)
-            branch = dataclasses.replace(branch, latents=start)
-        columns = self._schedule.coefficients_between_stops(1, count)
-
-        def step(branch: Branch, index: Array) -> tuple[Branch, None]:
-            row = Coefficients(*(jnp.asarray(x, jnp.float32)[index + 1] for x in columns))
-            latents = (
-                row.latents * branch.latents
-                + row.clean * branch.clean
-                + row.previous * branch.previous
-            )
-            if self.stochastic:
-                fresh = noise.normal(noise.fold_in(key, index + 2), latents.shape)
-                latents = latents + row.noise * fresh
-            clean = jax.lax.cond(
-                index + 1 < self.config.sampler.steps,
-                lambda: self._estimate_clean(params, condition, latents, index + 1),
-                lambda: latents,
-            )
-            return Branch(latents, clean, branch.clean), None
-
-        return jax.lax.scan(step, branch, indices)[0]
-
     def _estimate_clean(
         self, params: Params, condition: Condition, latents: Array, index: int | Array
     ) -> Array:
@@ -349,124 +271,36 @@ class CogVideoX(GeneratorNetworks):
         level = jnp.asarray(schedule.levels, jnp.float32)[index]
         return diffusion.split(latents, velocity, level, "velocity").clean
 
-    def estimate(
-        self,
-        params: Params,
-        condition: Condition,
-        branch: Branch,
-        segment: int,
-        look: Look = "committed",
-    ) -> Array:
-        """Latents of the whole video, [T, H, W, C]; see the protocol.
+    @cached_property
+    def _steps(self) -> Coefficients:
+        return self._schedule.coefficients_between_stops(1, self.config.sampler.steps_per_segment)
 
-        Steps that look ahead follow the ODE to the state of the last denoiser call, evenly in the
-        number of the step.
+    @property
+    def _levels(self) -> Array:
+        return jnp.asarray(self._schedule.levels, jnp.float32)
 
-        Raises:
-          ValueError: "committed", before the last segment is done.
-        """
-        done = self.config.sampler.steps_before(segment + 1)
-        if done == self.config.sampler.steps:
-            return branch.latents
-        if look == "committed":
-            raise ValueError(f"nothing of the video is committed after segment {segment}")
-        latents, clean = branch.latents, branch.clean
-        ahead = self._indices_ahead(segment, look)
-        levels = jnp.asarray(self._schedule.levels, jnp.float32)
+    def _predict(self, branch: Branch, index: Array, key: Key) -> Array:
+        row = Coefficients(*(jnp.asarray(x, jnp.float32)[index + 1] for x in self._steps))
+        latents = (
+            row.latents * branch.latents + row.clean * branch.clean + row.previous * branch.previous
+        )
+        if self.stochastic:
+            latents = latents + row.noise * noise.normal(key, latents.shape)
+        return latents
 
-        def step(state, indices):
-            (latents, clean), (here, there) = state, indices
-            sigma = jnp.sqrt(1 - levels[here])
-            parts = diffusion.Parts(clean, (latents - jnp.sqrt(levels[here]) * clean) / sigma)
-            latents = diffusion.ode_step(parts, levels[there])
-            return (latents, self._estimate_clean(params, condition, latents, there)), None
+    def _follow_ode(self, latents: Array, clean: Array, here: Array, there: Array) -> Array:
+        level, after = self._levels[here], self._levels[there]
+        parts = diffusion.Parts(clean, (latents - jnp.sqrt(level) * clean) / jnp.sqrt(1 - level))
+        return diffusion.ode_step(parts, after)
 
-        if len(ahead):
-            pairs = np.append(done, ahead[:-1]), ahead
-            latents, clean = jax.lax.scan(step, (latents, clean), pairs)[0]
-        return clean
+    def _noise_again(self, latents: Array, here: int, there: int, normals: Array) -> Array:
+        return diffusion.noise_again(latents, self._levels[here], self._levels[there], normals)
 
-    def _indices_ahead(self, segment: int, look: Look) -> np.ndarray:
-        """Steps at whose states an estimate calls the denoiser."""
-        sampler = self.config.sampler
-        done, last = sampler.steps_before(segment + 1), sampler.steps - 1
-        count = 0 if isinstance(look, str) else min(look, max(last - done, 0))
-        return np.round(np.linspace(done, last, count + 1)[1:]).astype(np.int32)
-
-    def estimate_nfe(self, segment: int, look: Look) -> int:
-        """Denoiser calls of an estimate: those of looking ahead."""
-        return len(self._indices_ahead(segment, look)) * self._calls_per_step
-
-    def renoise(
-        self,
-        params: Params,
-        condition: Condition,
-        branch: Branch,
-        key: Key,
-        segment: int,
-        to: int,
-        strength: Array,
-    ) -> Branch:
-        """Noises the video again, by the forward process; see the protocol.
-
-        `strength` multiplies the fresh noise: 1 is what the earlier level lacks. At depth 0 there
-        is nothing but noise, which segment 0 draws. The solver starts anew, with a first-order
-        step.
-        """
-        self._check_renoise(segment, to)
-        if not to:
-            return self.init(params, condition, key)
-        steps, levels = self.config.sampler.steps_before, self._schedule.levels
-        fresh = noise.normal(noise.fold_in(key, NOISE_TAG), self.config.latent_shape)
-        here, there = (jnp.float32(levels[steps(depth)]) for depth in (segment, to))
-        if to == segment:
-            latents = diffusion.add_noise(branch.latents, here, fresh, strength)
-        else:
-            latents = diffusion.noise_again(branch.latents, here, there, strength * fresh)
-        clean = self._estimate_clean(params, condition, latents, steps(to))
-        return Branch(latents, clean, clean)
-
-    def renoise_nfe(self, segment: int, to: int) -> int:
-        """Denoiser calls of `renoise`: one step's, but none at depth 0."""
-        self._check_renoise(segment, to)
-        return self._calls_per_step if to else 0
-
-    def _check_renoise(self, segment: int, to: int) -> None:
-        if not 0 <= to <= segment <= self.num_segments:
-            raise ValueError(f"depth {to} is not before depth {segment}")
-        if to == segment and segment in (0, self.num_segments):
-            raise ValueError(f"nothing is in progress at depth {segment}")
-
-    def draft(self) -> "CogVideoX | None":
-        """The generator with fewer steps in its segments; None if there are no fewer."""
-        sampler = self.config.sampler
-        count = sampler.draft_steps_per_segment
-        steps = count * sampler.num_segments
-        if steps >= sampler.steps:
-            return None
-        sampler = dataclasses.replace(sampler, steps=steps, steps_per_segment=count)
-        return type(self)(dataclasses.replace(self.config, sampler=sampler), self.tokenizers)
+    def _add_noise(self, latents: Array, here: int, normals: Array, strength: Array) -> Array:
+        return diffusion.add_noise(latents, self._levels[here], normals, strength)
 
     def decode(self, params: Params, latents: Array) -> Array:
         """Frames of latents, [T, H, W, C] -> [1 + 4(T-1), 8H, 8W, 3], float32 in [0, 1]."""
         vae = self.network(params, "vae")
         run = vae.decode_tiled if self.config.sampler.tiled else vae.decode
         return jnp.clip(run(latents[None] / self.config.vae.scale)[0] * 0.5 + 0.5, 0.0, 1.0)
-
-    @property
-    def _calls_per_step(self) -> int:
-        return 2 if self.config.sampler.guided else 1
-
-    def nfe(self, segment: int) -> int:
-        """Denoiser calls of one segment; a guided pair counts as 2.
-
-        The denoiser is called at every state but the last: segment 0 has two ends.
-        """
-        sampler = self.config.sampler
-        before, after = (sampler.steps_before(depth) for depth in (segment, segment + 1))
-        calls = after - before + (segment == 0) - (after == sampler.steps)
-        return calls * self._calls_per_step
-
-    def program(self, segment: int) -> Hashable:
-        """One program for segment 0, one for all others."""
-        return "first" if segment == 0 else "next"

@@ -1,0 +1,319 @@
+"""Wan 2.1 as a chain of segments: a segment is a block of denoising steps of the whole video.
+
+B texts  T latent frames  H W latent size  C channels  L tokens  N steps  P prompts.
+"""
+
+import dataclasses
+import html
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from tts_jax.generators.full_sequence import Branch, FullSequence
+from tts_jax.generators.networks import read_parts
+from tts_jax.generators.protocol import Params
+from tts_jax.generators.wan.scheduler import Schedule
+from tts_jax.generators.wan.transformer import Transformer, TransformerConfig
+from tts_jax.generators.wan.vae import CausalVideoVAE, VAEConfig
+from tts_jax.language.published import open_published
+from tts_jax.language.t5 import T5Config, T5Encoder
+from tts_jax.language.tokenizer import Tokenizer
+from tts_jax.solvers import noise, rectified_flow
+from tts_jax.solvers.noise import Key
+from tts_jax.solvers.rectified_flow import Corrector, Predictor
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplerConfig:
+    """How a video is sampled.
+
+    Attributes:
+      frames: of the video, 1 + a multiple of 4.
+      height, width: of the video in pixels.
+      text_length: tokens of a prompt, padding included, whose states are zero.
+      steps: denoising steps, N.
+      steps_per_segment: of every segment but the last, which may be shorter.
+      draft_steps_per_segment: of the draft, a generator of as many segments.
+      guidance: guidance scale; guidance is on when it is above 1.
+      negative_prompt: what guidance leads away from.
+      tiled: whether frames are decoded in overlapping tiles, which takes less memory and gives
+        slightly other pixels.
+      solver, eta, shift, num_train_timesteps: see `Schedule`.
+    """
+
+    frames: int = 81
+    height: int = 480
+    width: int = 832
+    text_length: int = 512
+    steps: int = 50
+    steps_per_segment: int = 5
+    draft_steps_per_segment: int = 1
+    guidance: float = 5.0
+    negative_prompt: str = ""
+    tiled: bool = False
+    solver: str = "unipc"
+    eta: float = 0.0
+    shift: float = 3.0
+    num_train_timesteps: int = 1000
+
+    def __post_init__(self):
+        for name in ("steps_per_segment", "draft_steps_per_segment"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; at least 1 is needed")
+        _ = self.schedule  # refuses impossible settings
+
+    @classmethod
+    def wan2_1_1_3b(cls) -> "SamplerConfig":
+        """As published for Wan2.1-T2V-1.3B, 480p."""
+        return cls()
+
+    @classmethod
+    def wan2_1_14b(cls) -> "SamplerConfig":
+        """As published for Wan2.1-T2V-14B, 720p."""
+        return cls(height=720, width=1280, shift=5.0)
+
+    @classmethod
+    def from_reference(cls, scheduler: Mapping) -> "SamplerConfig":
+        """The published defaults with the tables of a parsed `scheduler_config.json`.
+
+        Raises:
+          ValueError: the file asks for something that no checkpoint of Wan 2.1 has.
+        """
+        return cls(**Schedule.read_reference(scheduler))
+
+    @property
+    def guided(self) -> bool:
+        return self.guidance > 1
+
+    @cached_property
+    def schedule(self) -> Schedule:
+        """Timesteps, levels and solver."""
+        names = [field.name for field in dataclasses.fields(Schedule)]
+        return Schedule(**{name: getattr(self, name) for name in names})
+
+    @property
+    def num_segments(self) -> int:
+        return -(-self.steps // self.steps_per_segment)
+
+    def steps_before(self, segment: int) -> int:
+        """Steps done before a segment."""
+        return min(segment * self.steps_per_segment, self.steps)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WanConfig:
+    """The parts of a generator."""
+
+    t5: T5Config
+    transformer: TransformerConfig
+    vae: VAEConfig
+    sampler: SamplerConfig
+
+    def __post_init__(self):
+        vae, sampler, transformer = self.vae, self.sampler, self.transformer
+        if vae.latent_channels != transformer.latent_channels:
+            raise ValueError(
+                f"the VAE has {vae.latent_channels} latent channels, "
+                f"the denoiser {transformer.latent_channels}"
+            )
+        if transformer.text_width != self.t5.width:
+            raise ValueError(
+                f"the text encoder is {self.t5.width} wide, "
+                f"the denoiser wants {transformer.text_width}"
+            )
+        side, clip = vae.spatial_factor * transformer.patch, vae.temporal_factor
+        if sampler.height % side or sampler.width % side or (sampler.frames - 1) % clip:
+            raise ValueError(
+                f"a video of {sampler.frames} frames of {sampler.height} x {sampler.width}: "
+                f"sides are multiples of {side}, frames 1 + a multiple of {clip}"
+            )
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int, int]:
+        """T, H, W, C of a video's latents."""
+        vae, sampler = self.vae, self.sampler
+        return (
+            1 + (sampler.frames - 1) // vae.temporal_factor,
+            sampler.height // vae.spatial_factor,
+            sampler.width // vae.spatial_factor,
+            vae.latent_channels,
+        )
+
+    def open_tokenizers(self, folder: Path) -> dict[str, Tokenizer]:
+        """The tokenizers of a checkpoint folder, by part.
+
+        Raises:
+          Exception: a file is missing or damaged; of any type.
+        """
+        return {"t5": open_published(folder / "tokenizer", self.sampler.text_length)}
+
+    @classmethod
+    def wan2_1_1_3b(cls) -> "WanConfig":
+        """Wan-AI/Wan2.1-T2V-1.3B."""
+        return cls(
+            t5=T5Config.umt5_xxl(),
+            transformer=TransformerConfig.wan_1_3b(),
+            vae=VAEConfig.published(),
+            sampler=SamplerConfig.wan2_1_1_3b(),
+        )
+
+    @classmethod
+    def wan2_1_14b(cls) -> "WanConfig":
+        """Wan-AI/Wan2.1-T2V-14B."""
+        return cls(
+            t5=T5Config.umt5_xxl(),
+            transformer=TransformerConfig.wan_14b(),
+            vae=VAEConfig.published(),
+            sampler=SamplerConfig.wan2_1_14b(),
+        )
+
+    @classmethod
+    def from_json(cls, fields: Mapping) -> "WanConfig":
+        """Reads the "generator" entry of a checkpoint's `config.json`.
+
+        Raises:
+          TypeError: an unknown or a missing field.
+        """
+        parts = {field.name: field.type for field in dataclasses.fields(cls)}
+        return cls(**read_parts(fields, parts))
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Condition:
+    """What a prompt adds to the denoiser's inputs.
+
+    Attributes:
+      text: states of the negative prompt, if guided, and of the prompt, [B, L, D_text]; zero where
+        there is padding.
+      guidance: scale of all steps, [] float32.
+    """
+
+    text: Array
+    guidance: Array
+
+
+def clean_prompt(text: str) -> str:
+    """A prompt as the published pipeline reads it: HTML entities resolved, single spaces."""
+    return " ".join(html.unescape(html.unescape(text)).split())
+
+
+class Wan(FullSequence):
+    """The generator protocol over Wan 2.1; see `tts_jax.generators.protocol.Generator`.
+
+    A branch's latents are those that UniPC's corrector has gone over, once their clean estimate was
+    known; the estimate is that at the latents before.
+    """
+
+    name = "wan"
+
+    def __init__(self, config: WanConfig, tokenizers: Mapping[str, Tokenizer]):
+        """Builds the graphs; allocates no parameters.
+
+        Args:
+          config: sizes and settings.
+          tokenizers: of "t5", which gives rows of `config.sampler.text_length` tokens.
+        """
+        self.config = config
+        self.tokenizers = tokenizers
+        self.tokenizer = tokenizers["t5"]
+
+    @property
+    def text_parts(self) -> tuple[str, ...]:
+        """Parts that `encode` alone uses."""
+        return ("t5",)
+
+    @property
+    def networks(self) -> dict:
+        """The module and the config of every part."""
+        config = self.config
+        return {
+            "t5": (T5Encoder, config.t5),
+            "transformer": (Transformer, config.transformer),
+            "vae": (CausalVideoVAE, config.vae),
+        }
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether the solver draws noise."""
+        return bool(self._schedule.coefficients[0].noise.any())
+
+    @property
+    def _schedule(self) -> Schedule:
+        return self.config.sampler.schedule
+
+    @cached_property
+    def _encode_texts(self):
+        def encode(params: Params, tokens: Array, mask: Array) -> Array:
+            return jnp.where(mask[..., None], self.network(params, "t5")(tokens, mask), 0)
+
+        return jax.jit(encode)
+
+    def encode_prompt(self, params: Params, prompt: str) -> Condition:
+        """Text states of a prompt, and the guidance scale."""
+        sampler = self.config.sampler
+        texts = [sampler.negative_prompt, prompt] if sampler.guided else [prompt]
+        tokens, mask = self.tokenizer.tokenize([clean_prompt(text) for text in texts])
+        states = self._encode_texts({"t5": params["t5"]}, jnp.asarray(tokens), jnp.asarray(mask))
+        return Condition(states, jnp.float32(sampler.guidance))
+
+    def _estimate_clean(
+        self, params: Params, condition: Condition, latents: Array, index: int | Array
+    ) -> Array:
+        """The guided clean estimate at the state before step `index`, [T, H, W, C]."""
+        texts = condition.text.shape[0]
+        times = jnp.asarray(self._schedule.timesteps, jnp.float32)
+        velocities = self.network(params, "transformer")(
+            jnp.broadcast_to(latents, (texts, *latents.shape)),
+            condition.text,
+            jnp.full(texts, times[jnp.asarray(index)]),
+        )
+        velocity = velocities[-1]
+        if texts > 1:
+            velocity = velocities[0] + condition.guidance * (velocity - velocities[0])
+        return rectified_flow.clean_estimate(latents, velocity, self._levels[index])
+
+    @cached_property
+    def _steps(self) -> tuple[Predictor, Corrector]:
+        return self._schedule.coefficients_between_stops(1, self.config.sampler.steps_per_segment)
+
+    @property
+    def _levels(self) -> Array:
+        return jnp.asarray(self._schedule.levels, jnp.float32)
+
+    def _predict(self, branch: Branch, index: Array, key: Key) -> Array:
+        row = Predictor(*(jnp.asarray(x, jnp.float32)[index + 1] for x in self._steps[0]))
+        latents = (
+            row.latents * branch.latents + row.clean * branch.clean + row.previous * branch.previous
+        )
+        if self.stochastic:
+            latents = latents + row.noise * noise.normal(key, latents.shape)
+        return latents
+
+    def _correct(self, branch: Branch, latents: Array, clean: Array, index: Array) -> Array:
+        row = Corrector(*(jnp.asarray(x, jnp.float32)[index + 1] for x in self._steps[1]))
+        return (
+            latents + row.clean * branch.clean + row.previous * branch.previous + row.ahead * clean
+        )
+
+    def _follow_ode(self, latents: Array, clean: Array, here: Array, there: Array) -> Array:
+        return rectified_flow.ode_step(latents, clean, self._levels[here], self._levels[there])
+
+    def _noise_again(self, latents: Array, here: int, there: int, normals: Array) -> Array:
+        levels = self._levels
+        return rectified_flow.noise_again(latents, levels[here], levels[there], normals)
+
+    def _add_noise(self, latents: Array, here: int, normals: Array, strength: Array) -> Array:
+        return rectified_flow.add_noise(latents, self._levels[here], normals, strength)
+
+    def decode(self, params: Params, latents: Array) -> Array:
+        """Frames of latents, [T, H, W, C] -> [1 + 4(T-1), 8H, 8W, 3], float32 in [0, 1]."""
+        vae, config = self.network(params, "vae"), self.config.vae
+        run = vae.decode_tiled if self.config.sampler.tiled else vae.decode
+        pixels = run(latents[None] * jnp.asarray(config.std) + jnp.asarray(config.mean))
+        return jnp.clip(pixels[0] * 0.5 + 0.5, 0.0, 1.0)
