@@ -34,6 +34,7 @@ from tts_jax.generators.pyramid_flow.vae import (
     LatentFactors,
     decode_latent,
 )
+from tts_jax.generators.wan import vae as wan
 from tts_jax.language.clip_text import TextTower
 from tts_jax.nn.autoencoder import posterior_sample
 from tts_jax.nn.encoder import normalise
@@ -254,6 +255,28 @@ def cogvideox_vae_outputs(run: Run, tensors: Tensors) -> Iterator[Output]:
             yield _within(call + suffix, found, channels_last(wanted))
 
 
+def wan_outputs(run: Run, tensors: Tensors) -> Iterator[Output]:
+    """Calls of Wan's denoiser, whose clips are recorded as [B, C, T, H, W]."""
+    for call, wanted in _calls(tensors, ".out"):
+        clip, text, time = (
+            tensors[f"{call}.in.{n}"]
+            for n in ("hidden_states", "encoder_hidden_states", "timestep")
+        )
+        found = run(lambda model, *xs: model(*xs), channels_last(clip), text, time)
+        yield _within(f"{call}.out", found, channels_last(wanted))
+
+
+def wan_vae_outputs(run: Run, tensors: Tensors) -> Iterator[Output]:
+    """Calls of Wan's VAE; those with "tiled" in their name are tiled."""
+    for call, wanted in _calls(tensors, ".moments"):
+        found = run(wan.CausalVideoVAE.encode, channels_last(tensors[f"{call}.in"]))
+        yield _within(f"{call}.moments", found, channels_last(wanted))
+    for call, wanted in _calls(tensors, ".out"):
+        method = "decode_tiled" if "tiled" in call else "decode"
+        found = run(getattr(wan.CausalVideoVAE, method), channels_last(tensors[f"{call}.in"]))
+        yield _within(f"{call}.out", found, channels_last(wanted))
+
+
 def t5_outputs(run: Run, tensors: Tensors) -> Iterator[Output]:
     """Calls of a T5 encoder; where tokens are masked, only the states of the others count."""
     for call, wanted in _calls(tensors, ".out"):
@@ -403,6 +426,9 @@ _SINGLE = {
     "cogvideox_2b_transformer": Case("cogvideox_2b_transformer", cogvideox_outputs),
     "cogvideox_5b_transformer": Case("cogvideox_5b_transformer", cogvideox_outputs),
     "cogvideox_vae": Case("cogvideox_vae", cogvideox_vae_outputs),
+    "wan2_1_t2v_1_3b_transformer": Case("wan2_1_t2v_1_3b_transformer", wan_outputs),
+    "wan2_1_t2v_14b_transformer": Case("wan2_1_t2v_14b_transformer", wan_outputs),
+    "wan_vae": Case("wan_vae", wan_vae_outputs),
     "nova_transformer": Case("nova_d48w1024_osp480", nova_outputs),
     "nova_vae": Case("nova_vae", nova_vae_outputs),
     "nova_text_encoder_phi2": Case("nova_text_encoder_phi2", phi_outputs),

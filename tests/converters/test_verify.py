@@ -162,10 +162,48 @@ def record_cogvideox():
     return model, {f"a.in.{name}": value for name, value in inputs.items()} | outputs
 
 
+def record_wan():
+    model = diffusers.WanTransformer3DModel(
+        num_attention_heads=2,
+        attention_head_dim=12,
+        in_channels=4,
+        out_channels=4,
+        text_dim=8,
+        freq_dim=8,
+        ffn_dim=12,
+        num_layers=1,
+    )
+    inputs = {
+        "hidden_states": torch.randn(2, 4, 3, 4, 6),
+        "encoder_hidden_states": torch.randn(2, 5, 8),
+        "timestep": torch.tensor([999, 120]),
+    }
+    outputs = {"a.out": model(**inputs).sample}
+    return model, {f"a.in.{name}": value for name, value in inputs.items()} | outputs
+
+
+def record_wan_vae():
+    model = diffusers.AutoencoderKLWan(
+        base_dim=4,
+        z_dim=2,
+        dim_mult=[1, 2],
+        num_res_blocks=1,
+        temperal_downsample=[True],
+        latents_mean=[0.0, 0.0],
+        latents_std=[1.0, 1.0],
+        scale_factor_temporal=2,
+        scale_factor_spatial=2,
+    )
+    latents = torch.randn(1, 2, 2, 3, 4)
+    return model, {"a.in": latents, "a.out": model.decode(latents).sample}
+
+
 RECORDINGS = {
     "t5_v1_1_xxl_encoder": record_t5,
     "open_clip_bigg_text": record_clip,
     "cogvideox_2b_transformer": record_cogvideox,
+    "wan2_1_t2v_1_3b_transformer": record_wan,
+    "wan_vae": record_wan_vae,
 }
 
 

@@ -21,6 +21,7 @@ from tts_jax.generators.pyramid_flow.sampler_config import SamplerConfig
 from tts_jax.generators.pyramid_flow.text import T5_LENGTH
 from tts_jax.generators.pyramid_flow.transformer import TransformerConfig
 from tts_jax.generators.pyramid_flow.vae import LatentFactors, VAEConfig
+from tts_jax.generators.wan.generator import WanConfig
 from tts_jax.language.clip_text import TextConfig
 from tts_jax.language.reader import PLACEHOLDER
 from tts_jax.language.t5 import T5Config
@@ -91,7 +92,7 @@ def _pyramid_flow(variant: str, size: str) -> PyramidFlowConfig:
     )
 
 
-def _t5_rows(config: CogVideoXConfig) -> dict[str, int]:
+def _t5_rows(config: CogVideoXConfig | WanConfig) -> dict[str, int]:
     return {"t5": config.sampler.text_length}
 
 
@@ -108,6 +109,8 @@ def _nova_rows(config: NovaConfig) -> dict[str, int]:
 MODELS = {
     "cogvideox_2b": ("cogvideox", CogVideoXConfig.cogvideox_2b, _t5_rows),
     "cogvideox_5b": ("cogvideox", CogVideoXConfig.cogvideox_5b, _t5_rows),
+    "wan2_1_1_3b": ("wan", WanConfig.wan2_1_1_3b, _t5_rows),
+    "wan2_1_14b": ("wan", WanConfig.wan2_1_14b, _t5_rows),
     "nova_d48w1024_osp480": ("nova", NovaConfig.d48w1024_osp480, _nova_rows),
     **{
         f"pyramid_flow_{variant}_{size}": (
