@@ -436,12 +436,27 @@ class Transformer(nnx.Module):
           Velocity, [B, F, H, W, C], float32.
         """
         frames = latents.shape[1]
-        mask = None
-        if frame_mask is not None:
-            tokens = latents.shape[2] * latents.shape[3] // self.config.patch**2
-            mask = jnp.asarray(np.kron(frame_mask, np.ones((tokens, tokens))) > 0)[None]
+        mask = None if frame_mask is None else self._mask(latents, frame_mask)
         where = np.arange(frames) if positions is None else np.asarray(positions)
         return self._run(latents, text, time, where, 0, mask, None)[0]
+
+    def read_clean(
+        self, latents: Array, text: Array | KeysValues, time: Array, frame_mask: np.ndarray
+    ) -> KeysValues:
+        """Keys and values of clean frames, as a later chunk sees them.
+
+        Args:
+          latents: clean latents, [B, F, H, W, C].
+          text: as of `__call__`.
+          time: diffusion time that they are read at, [B].
+          frame_mask: bool [F, F], which frames see which.
+        """
+        frames = np.arange(latents.shape[1])
+        return self._run(latents, text, time, frames, 0, self._mask(latents, frame_mask), None)[1]
+
+    def _mask(self, latents: Array, frame_mask: np.ndarray) -> Array:
+        tokens = latents.shape[2] * latents.shape[3] // self.config.patch**2
+        return jnp.asarray(np.kron(frame_mask, np.ones((tokens, tokens))) > 0)[None]
 
     def chunk(
         self, latents: Array, text: Array | KeysValues, time: Array, past: Past, first: int | Array
