@@ -389,6 +389,13 @@ COMPONENTS = {
     ),
     "wan2_1_t2v_1_3b_transformer": _wan(wan_denoiser.TransformerConfig.wan_1_3b),
     "wan2_1_t2v_14b_transformer": _wan(wan_denoiser.TransformerConfig.wan_14b),
+    "causal_wan_1_3b": Component(
+        build=wan_denoiser.Transformer,
+        published=wan_denoiser.TransformerConfig.wan_1_3b,
+        read=wan_denoiser.TransformerConfig.from_original,
+        rules=wan_transformer.ORIGINAL_RULES,
+        inert=_names("text_len"),
+    ),
     "wan_vae": Component(
         build=wan_vae.CausalVideoVAE,
         published=wan_vae.VAEConfig.published,

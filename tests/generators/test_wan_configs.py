@@ -6,10 +6,12 @@ import json
 import numpy as np
 import pytest
 
-from configs import wan2_1_1_3b, wan2_1_14b
+from configs import causal_wan_1_3b, wan2_1_1_3b, wan2_1_14b
 from converters.registry import COMPONENTS, MODELS
 from tts_jax.checkpoints import flatten
+from tts_jax.generators.causal_wan.generator import CausalWanConfig
 from tts_jax.generators.wan.generator import SamplerConfig
+from tts_jax.planning.published import published_generator
 from tts_jax.search.presets import load_preset
 from tts_jax.verifiers import NAMES
 
@@ -38,3 +40,14 @@ def test_the_docstring_counts_right(name):
         counts += sum(int(np.prod(x.shape)) for x in flatten(like).values())
     doc = " ".join(CONFIGS[name].__doc__.split())
     assert f"{counts / 1e9:.1f}e9" in doc and f"{2 * counts / 1e9:.1f} GB" in doc
+
+
+def test_the_causal_sampler_is_the_published_one():
+    config = causal_wan_1_3b.get_config()
+    fields = dict(config.generator)
+    generator = published_generator(fields.pop("name"), fields.pop("checkpoint"), **fields)
+    assert generator.config == CausalWanConfig.self_forcing()
+    assert generator.config.chunks == (3,) * 7
+    assert sum(map(generator.nfe, range(generator.num_segments))) == 34
+    assert callable(load_preset(config.search))
+    assert {entry["name"] for entry in config.verifiers} <= set(NAMES)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from tts_jax.checkpoints import CheckpointError, load_parts, save_safetensors
+from tts_jax.generators.causal_wan.generator import CausalWan, CausalWanConfig
 from tts_jax.generators.cogvideox.generator import CogVideoX, CogVideoXConfig
 from tts_jax.generators.from_image import FromImage
 from tts_jax.generators.nova.generator import Nova, NovaConfig
@@ -22,6 +23,7 @@ GENERATORS = {
     "cogvideox": (CogVideoX, CogVideoXConfig),
     "nova": (Nova, NovaConfig),
     "wan": (Wan, WanConfig),
+    "causal_wan": (CausalWan, CausalWanConfig),
 }
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from tts_jax.generators import GENERATORS, override
+from tts_jax.generators.causal_wan.generator import CausalWanConfig
 from tts_jax.generators.cogvideox.generator import CogVideoXConfig
 from tts_jax.generators.nova.generator import NovaConfig
 from tts_jax.generators.protocol import Generator
@@ -92,7 +93,7 @@ def _pyramid_flow(variant: str, size: str) -> PyramidFlowConfig:
     )
 
 
-def _t5_rows(config: CogVideoXConfig | WanConfig) -> dict[str, int]:
+def _t5_rows(config: CogVideoXConfig | WanConfig | CausalWanConfig) -> dict[str, int]:
     return {"t5": config.sampler.text_length}
 
 
@@ -111,6 +112,7 @@ MODELS = {
     "cogvideox_5b": ("cogvideox", CogVideoXConfig.cogvideox_5b, _t5_rows),
     "wan2_1_1_3b": ("wan", WanConfig.wan2_1_1_3b, _t5_rows),
     "wan2_1_14b": ("wan", WanConfig.wan2_1_14b, _t5_rows),
+    "causal_wan_1_3b": ("causal_wan", CausalWanConfig.self_forcing, _t5_rows),
     "nova_d48w1024_osp480": ("nova", NovaConfig.d48w1024_osp480, _nova_rows),
     **{
         f"pyramid_flow_{variant}_{size}": (

@@ -115,23 +115,7 @@ class WanConfig:
     sampler: SamplerConfig
 
     def __post_init__(self):
-        vae, sampler, transformer = self.vae, self.sampler, self.transformer
-        if vae.latent_channels != transformer.latent_channels:
-            raise ValueError(
-                f"the VAE has {vae.latent_channels} latent channels, "
-                f"the denoiser {transformer.latent_channels}"
-            )
-        if transformer.text_width != self.t5.width:
-            raise ValueError(
-                f"the text encoder is {self.t5.width} wide, "
-                f"the denoiser wants {transformer.text_width}"
-            )
-        side, clip = vae.spatial_factor * transformer.patch, vae.temporal_factor
-        if sampler.height % side or sampler.width % side or (sampler.frames - 1) % clip:
-            raise ValueError(
-                f"a video of {sampler.frames} frames of {sampler.height} x {sampler.width}: "
-                f"sides are multiples of {side}, frames 1 + a multiple of {clip}"
-            )
+        check_video(self)
 
     @property
     def latent_shape(self) -> tuple[int, int, int, int]:
@@ -196,6 +180,41 @@ class Condition:
 
     text: Array
     guidance: Array
+
+
+def check_video(config) -> None:
+    """Refuses parts that do not fit together, or a video that they cannot make.
+
+    Args:
+      config: has `t5`, `transformer`, `vae`, `sampler`.
+
+    Raises:
+      ValueError: the one sentence about it.
+    """
+    vae, sampler, transformer = config.vae, config.sampler, config.transformer
+    if vae.latent_channels != transformer.latent_channels:
+        raise ValueError(
+            f"the VAE has {vae.latent_channels} latent channels, "
+            f"the denoiser {transformer.latent_channels}"
+        )
+    if transformer.text_width != config.t5.width:
+        raise ValueError(
+            f"the text encoder is {config.t5.width} wide, "
+            f"the denoiser wants {transformer.text_width}"
+        )
+    side, clip = vae.spatial_factor * transformer.patch, vae.temporal_factor
+    if sampler.height % side or sampler.width % side or (sampler.frames - 1) % clip:
+        raise ValueError(
+            f"a video of {sampler.frames} frames of {sampler.height} x {sampler.width}: "
+            f"sides are multiples of {side}, frames 1 + a multiple of {clip}"
+        )
+
+
+def decode_latents(vae: CausalVideoVAE, latents: Array, config: VAEConfig, *, tiled: bool) -> Array:
+    """Frames of latents, [T, H, W, C] -> [1 + 4(T-1), 8H, 8W, 3], float32 in [0, 1]."""
+    run = vae.decode_tiled if tiled else vae.decode
+    pixels = run(latents[None] * jnp.asarray(config.std) + jnp.asarray(config.mean))
+    return jnp.clip(pixels[0] * 0.5 + 0.5, 0.0, 1.0)
 
 
 def clean_prompt(text: str) -> str:
@@ -313,7 +332,5 @@ class Wan(FullSequence):
 
     def decode(self, params: Params, latents: Array) -> Array:
         """Frames of latents, [T, H, W, C] -> [1 + 4(T-1), 8H, 8W, 3], float32 in [0, 1]."""
-        vae, config = self.network(params, "vae"), self.config.vae
-        run = vae.decode_tiled if self.config.sampler.tiled else vae.decode
-        pixels = run(latents[None] * jnp.asarray(config.std) + jnp.asarray(config.mean))
-        return jnp.clip(pixels[0] * 0.5 + 0.5, 0.0, 1.0)
+        vae = self.network(params, "vae")
+        return decode_latents(vae, latents, self.config.vae, tiled=self.config.sampler.tiled)

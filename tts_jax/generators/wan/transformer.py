@@ -187,27 +187,25 @@ class Past(NamedTuple):
         """With a further chunk; where places do not suffice, the oldest after `sink` go.
 
         Args:
-          own: of the chunk, at most S - `sink` tokens.
+          own: of the chunk, of which too the first tokens go if it must be.
           sink: first places that are never given up.
 
         Raises:
-          ValueError: a chunk that does not fit.
+          ValueError: more of these than places.
         """
         places, length = self.kept.keys.shape[2], own.keys.shape[2]
-        if length > places - sink:
-            raise ValueError(
-                f"a chunk of {length} tokens does not fit into {places} places, {sink} of them kept"
-            )
+        if not 0 <= sink <= places:
+            raise ValueError(f"{sink} places are never given up, but there are {places}")
         dropped = jnp.maximum(self.filled + length - places, 0)
-        begin = self.filled - dropped  # of the new chunk
         place = jnp.arange(places)
-        old = jnp.where(place < sink, place, place + dropped)
-        source = jnp.where(place < begin, old, places + jnp.clip(place - begin, 0, length - 1))
+        place = jnp.where(place < sink, place, place + dropped)  # of old and new in a row
+        new = places + jnp.clip(place - self.filled, 0, length - 1)
+        source = jnp.where(place < self.filled, place, new)
 
         def moved(kept, new):
             return jnp.take(jnp.concatenate([kept, new.astype(kept.dtype)], 2), source, axis=2)
 
-        return Past(KeysValues(*map(moved, self.kept, own)), begin + length)
+        return Past(KeysValues(*map(moved, self.kept, own)), self.filled + length - dropped)
 
 
 class Rope(NamedTuple):
@@ -438,12 +436,27 @@ class Transformer(nnx.Module):
           Velocity, [B, F, H, W, C], float32.
         """
         frames = latents.shape[1]
-        mask = None
-        if frame_mask is not None:
-            tokens = latents.shape[2] * latents.shape[3] // self.config.patch**2
-            mask = jnp.asarray(np.kron(frame_mask, np.ones((tokens, tokens))) > 0)[None]
+        mask = None if frame_mask is None else self._mask(latents, frame_mask)
         where = np.arange(frames) if positions is None else np.asarray(positions)
         return self._run(latents, text, time, where, 0, mask, None)[0]
+
+    def read_clean(
+        self, latents: Array, text: Array | KeysValues, time: Array, frame_mask: np.ndarray
+    ) -> KeysValues:
+        """Keys and values of clean frames, as a later chunk sees them.
+
+        Args:
+          latents: clean latents, [B, F, H, W, C].
+          text: as of `__call__`.
+          time: diffusion time that they are read at, [B].
+          frame_mask: bool [F, F], which frames see which.
+        """
+        frames = np.arange(latents.shape[1])
+        return self._run(latents, text, time, frames, 0, self._mask(latents, frame_mask), None)[1]
+
+    def _mask(self, latents: Array, frame_mask: np.ndarray) -> Array:
+        tokens = latents.shape[2] * latents.shape[3] // self.config.patch**2
+        return jnp.asarray(np.kron(frame_mask, np.ones((tokens, tokens))) > 0)[None]
 
     def chunk(
         self, latents: Array, text: Array | KeysValues, time: Array, past: Past, first: int | Array

@@ -1,0 +1,60 @@
+r"""Causal Wan 1.3B (Self-Forcing), 81 frames of 480x832 at 16 frames a second, Tree-of-Frames.
+
+7.2e9 parameters: UMT5 5.68e9, denoiser 1.42e9, VAE 0.13e9; 14.5 GB in bfloat16. A video is seven
+chunks of three latent frames; each takes four denoiser calls, and one that reads the chunks before
+it, once for all children of a parent. With `--config.generator.segment=step` searches fork between
+the steps of a chunk too, each of which draws fresh noise.
+
+python -m experiments.generate --config=configs/causal_wan_1_3b.py \
+  --config.generator.checkpoint=DIR --prompt="..."
+"""
+
+from ml_collections import ConfigDict
+
+from configs.embedded import verifier
+from configs.search import search
+
+
+def get_config() -> ConfigDict:
+    """Settings of `experiments.generate`, with the sampler as published."""
+    return ConfigDict(
+        dict(
+            generator=dict(
+                name="causal_wan",
+                checkpoint="checkpoints/causal_wan_1_3b",
+                attention="auto",  # or xla, blocks, cudnn, splash
+                frames=81,
+                height=480,
+                width=832,
+                chunk=3,
+                first_alone=False,
+                steps=(1000, 750, 500, 250),
+                warped=True,
+                shift=5.0,
+                context_time=0.0,
+                window=0,  # latent frames that a chunk sees, its own included; 0 for all
+                sink=0,
+                segment="chunk",  # or step
+                tiled=False,  # True: less memory to decode, slightly other pixels
+            ),
+            verifiers=(
+                verifier("clip", weight=0.2, checkpoint="checkpoints/clip_vit_large_patch14"),
+                verifier("viclip", weight=1.0, checkpoint="checkpoints/viclip"),
+                verifier("flicker", weight=0.0, checkpoint=""),
+            ),
+            panel=dict(aggregation="zscore"),
+            stage_prompts=dict(source="prompt", path="", model="", cache=""),
+            search=search(
+                "tree_of_frames",
+                branching=(8, 2, 2, 1, 1, 1, 1),
+                judge_depths=(0, 1, 2),
+                rule="top_k",
+                keep=(3, 2, 2),
+            ),
+            budget=dict(nfe=0, flops=0.0, seconds=0.0),
+            mesh=dict(branch=0, model=1, sequence=1),
+            micro_batch=1,
+            video=dict(fps=16, size=0),
+            seed=0,
+        )
+    )

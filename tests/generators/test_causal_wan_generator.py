@@ -1,0 +1,170 @@
+"""Causal Wan as a generator: chunks are units, what they see of the past is their parent's."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from tts_jax.generators.causal_wan.generator import CausalWan, CausalWanConfig
+from tts_jax.generators.causal_wan.sampler import SamplerConfig
+from tts_jax.generators.protocol import Generator
+from tts_jax.generators.wan.transformer import TransformerConfig
+from tts_jax.generators.wan.vae import VAEConfig
+from tts_jax.language.t5 import T5Config
+from tts_jax.parallel import branch_mesh
+from tts_jax.search import Search, load_preset
+from tts_jax.verifiers.panel import Panel
+
+PROMPT = "a b"
+
+
+class Letters:
+    """A tokenizer of single letters."""
+
+    def tokenize(self, prompts):
+        rows = [[ord(c) % 29 + 2 for c in prompt[:5]] + [1] for prompt in prompts]
+        tokens = np.array([row + [0] * (6 - len(row)) for row in rows], np.int32)
+        return tokens, tokens > 0
+
+
+class Brightness:
+    """The mean of all pixels."""
+
+    name, needs = "brightness", "video"
+
+    def prepare(self, params, prompts):
+        return jnp.zeros(len(prompts))
+
+    def score(self, params, frames, query):
+        return frames.mean((1, 2, 3, 4))
+
+
+def build(**sampler):
+    settings = dict(frames=17, height=16, width=16, text_length=6, chunk=2, first_alone=True)
+    return CausalWan(
+        CausalWanConfig(
+            t5=T5Config(
+                vocabulary=32, width=12, heads=2, head_size=4, layers=1, mlp=16, bias_per_layer=True
+            ),
+            transformer=TransformerConfig(
+                heads=2,
+                head_size=12,
+                layers=2,
+                mlp=20,
+                latent_channels=4,
+                text_width=12,
+                time_width=8,
+            ),
+            vae=VAEConfig(
+                channels=(4, 4, 8),
+                layers=1,
+                temporal_down=(True, True),
+                mean=(0.3, -0.2, 0.1, 0.0),
+                std=(1.5, 0.5, 2.0, 1.0),
+            ),
+            sampler=SamplerConfig(**settings | dict(steps=(1000, 500)) | sampler),
+        ),
+        {"t5": Letters()},
+    )
+
+
+@pytest.fixture(scope="module")
+def params():
+    return build().init_params()
+
+
+@pytest.fixture(scope="module")
+def condition(params):
+    encoded = build().encode(params, [PROMPT])
+    return jax.tree.map(lambda x: x[0], encoded)
+
+
+def grow(generator, params, condition, path):
+    """The branches along a path."""
+    key, found = jax.random.key(3), [generator.init(params, condition, None)]
+    for segment, child in enumerate(path):
+        key = jax.random.fold_in(key, child)
+        advance = jax.jit(lambda *args, s=segment: generator.advance(*args, s))
+        found.append(advance(params, condition, found[-1], key))
+    return found
+
+
+def test_chunks_are_units_and_may_be_cut_into_steps(params, condition):
+    whole, steps = build(frames=9), build(frames=9, segment="step")
+    assert isinstance(whole, Generator) and isinstance(steps, Generator)
+    assert whole.units == (1, 1) and not whole.stochastic
+    assert steps.units == (2, 2) and steps.stochastic
+    assert [whole.nfe(s) for s in range(2)] == [2, 3]
+    assert [steps.nfe(s) for s in range(4)] == [1, 1, 2, 2]
+    branches = grow(steps, params, condition, (0, 0, 0, 0))
+    shapes = [
+        [steps.estimate(params, condition, branches[s + 1], s, look).shape[0] for s in range(1, 4)]
+        for look in ("committed", "clean")
+    ]
+    assert shapes == [[1, 1, 3], [1, 3, 3]]
+    with pytest.raises(ValueError, match="no chunk is finished after segment 0"):
+        steps.estimate(params, condition, branches[1], 0)
+    frames = steps.decode(params, steps.estimate(params, condition, branches[-1], 3))
+    assert frames.shape == (9, 16, 16, 3) and 0 <= frames.min() and frames.max() <= 1
+
+
+def test_a_chunk_depends_on_those_before_it_and_leaves_them(params, condition):
+    generator = build()
+    one, other = (grow(generator, params, condition, (i, 0)) for i in (0, 1))
+    for branches in (one, other):
+        np.testing.assert_array_equal(branches[2].latents[:1], branches[1].latents[:1])
+        assert not branches[1].latents[1:].any() and branches[2].latents[1:3].any()
+    key = jax.random.key(5)
+    advance = jax.jit(lambda branch: generator.advance(params, condition, branch, key, 1))
+    children = [advance(branches[1]).latents[1:3] for branches in (one, other)]
+    assert np.abs(children[0] - children[1]).max() > 1e-3  # of the same draws
+
+
+def test_siblings_are_what_they_are_alone(params, condition):
+    generator = build()
+    parent, keys = (
+        grow(generator, params, condition, (0, 0))[-1],
+        jax.random.split(jax.random.key(7), 3),
+    )
+
+    def advance(key):
+        return generator.advance(params, condition, parent, key, 1).latents
+
+    alone = np.stack([jax.jit(advance)(key) for key in keys])
+    np.testing.assert_allclose(jax.jit(jax.vmap(advance))(keys), alone, atol=1e-5)
+    assert np.abs(alone[0] - alone[1]).max() > 0.1
+
+
+@pytest.mark.parametrize(
+    "preset",
+    [
+        dict(preset="random_linear", branches=2),
+        dict(
+            preset="tree_of_frames", branching=(2, 2, 1), judge_depths=(1,), keep=(1,), rule="top_k"
+        ),
+    ],
+    ids=lambda preset: preset["preset"],
+)
+def test_searches_run_and_their_winners_are_made_again(params, preset):
+    generator = build(frames=17, steps=(1000,))
+    search = Search(
+        generator,
+        params,
+        Panel([Brightness()]),
+        {"brightness": {}},
+        mesh=branch_mesh(1),
+        exact=True,
+    )
+    result = search.run(PROMPT, load_preset(ConfigDict(preset)), seed=2)
+    again = search.replay(PROMPT, result.best.path, seed=2)
+    np.testing.assert_array_equal(again.frames, result.best.frames)
+
+
+def test_what_a_video_cannot_be_is_refused():
+    for sentence, settings in {
+        "6 latent frames are not chunks of 2 after the first": dict(frames=21),
+        "sides are multiples of 8": dict(width=20),
+    }.items():
+        with pytest.raises(ValueError, match=sentence):
+            build(**settings)

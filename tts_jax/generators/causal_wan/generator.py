@@ -1,0 +1,286 @@
+"""Causal Wan as a chain of segments: a unit is a chunk of latent frames.
+
+A branch holds latents and no keys or values: what a chunk sees of those before it is computed from
+their latents by the `advance` that adds it, once for all children of a parent. So it is computed
+for survivors only, neither saved nor moved, and a search that goes on finds the same.
+
+T latent frames  H W latent size  C channels  L tokens  N steps of a chunk  P prompts.
+"""
+
+import dataclasses
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from tts_jax.generators.causal_wan.sampler import (
+    SamplerConfig,
+    denoise,
+    read_past,
+    split,
+    start_past,
+)
+from tts_jax.generators.networks import GeneratorNetworks, read_parts
+from tts_jax.generators.protocol import Look, Params
+from tts_jax.generators.wan.generator import check_video, clean_prompt, decode_latents
+from tts_jax.generators.wan.transformer import Transformer, TransformerConfig
+from tts_jax.generators.wan.vae import CausalVideoVAE, VAEConfig
+from tts_jax.language.published import open_published
+from tts_jax.language.t5 import T5Config, T5Encoder
+from tts_jax.language.tokenizer import Tokenizer
+from tts_jax.solvers import noise
+from tts_jax.solvers.noise import Key
+
+# Children are fold_in(key, index); no child has this index.
+NOISE_TAG = 0xFFFFFFFF
+
+
+@dataclass(frozen=True, kw_only=True)
+class CausalWanConfig:
+    """The parts of a generator."""
+
+    t5: T5Config
+    transformer: TransformerConfig
+    vae: VAEConfig
+    sampler: SamplerConfig
+
+    def __post_init__(self):
+        check_video(self)
+        _ = self.chunks  # refuses frames that are no chunks
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int, int]:
+        """T, H, W, C of a video's latents."""
+        vae, sampler = self.vae, self.sampler
+        return (
+            1 + (sampler.frames - 1) // vae.temporal_factor,
+            sampler.height // vae.spatial_factor,
+            sampler.width // vae.spatial_factor,
+            vae.latent_channels,
+        )
+
+    @cached_property
+    def chunks(self) -> tuple[int, ...]:
+        """Latent frames of every chunk."""
+        sampler = self.sampler
+        return split(self.latent_shape[0], sampler.chunk, first_alone=sampler.first_alone)
+
+    def open_tokenizers(self, folder: Path) -> dict[str, Tokenizer]:
+        """The tokenizers of a checkpoint folder, by part.
+
+        Raises:
+          Exception: a file is missing or damaged; of any type.
+        """
+        return {"t5": open_published(folder / "tokenizer", self.sampler.text_length)}
+
+    @classmethod
+    def self_forcing(cls) -> "CausalWanConfig":
+        """Self-Forcing's Wan2.1-T2V-1.3B."""
+        return cls(
+            t5=T5Config.umt5_xxl(),
+            transformer=TransformerConfig.wan_1_3b(),
+            vae=VAEConfig.published(),
+            sampler=SamplerConfig(),
+        )
+
+    @classmethod
+    def from_json(cls, fields: Mapping) -> "CausalWanConfig":
+        """Reads the "generator" entry of a checkpoint's `config.json`.
+
+        Raises:
+          TypeError: an unknown or a missing field.
+        """
+        parts = {field.name: field.type for field in dataclasses.fields(cls)}
+        return cls(**read_parts(fields, parts))
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Condition:
+    """What a prompt adds: its text states, [1, L, D_text], zero where there is padding."""
+
+    text: Array
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Branch:
+    """The chunks so far, [T, H, W, C], zero where there are none.
+
+    Of the one in progress it holds the clean estimate, from which its next step starts.
+    """
+
+    latents: Array
+
+
+class CausalWan(GeneratorNetworks):
+    """The generator protocol over causal Wan; see `tts_jax.generators.protocol.Generator`."""
+
+    name = "causal_wan"
+    renoises = False
+    looks_ahead = False
+
+    def __init__(self, config: CausalWanConfig, tokenizers: Mapping[str, Tokenizer]):
+        """Builds the graphs; allocates no parameters.
+
+        Args:
+          config: sizes and settings.
+          tokenizers: of "t5", which gives rows of `config.sampler.text_length` tokens.
+        """
+        self.config = config
+        self.tokenizers = tokenizers
+        self.tokenizer = tokenizers["t5"]
+
+    @property
+    def text_parts(self) -> tuple[str, ...]:
+        """Parts that `encode` alone uses."""
+        return ("t5",)
+
+    @property
+    def networks(self) -> dict:
+        """The module and the config of every part."""
+        config = self.config
+        return {
+            "t5": (T5Encoder, config.t5),
+            "transformer": (Transformer, config.transformer),
+            "vae": (CausalVideoVAE, config.vae),
+        }
+
+    @property
+    def _parts(self) -> int:
+        return len(self.config.sampler.steps) if self.config.sampler.segment == "step" else 1
+
+    @property
+    def units(self) -> tuple[int, ...]:
+        """Segments of each chunk."""
+        return (self._parts,) * len(self.config.chunks)
+
+    @property
+    def num_segments(self) -> int:
+        """Segments of a video."""
+        return sum(self.units)
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether a chunk has several segments; all of them draw."""
+        return self._parts > 1
+
+    @cached_property
+    def _encode_texts(self):
+        def encode(params: Params, tokens: Array, mask: Array) -> Array:
+            return jnp.where(mask[..., None], self.network(params, "t5")(tokens, mask), 0)
+
+        return jax.jit(encode)
+
+    def encode_prompt(self, params: Params, prompt: str) -> Condition:
+        """Text states of a prompt."""
+        tokens, mask = self.tokenizer.tokenize([clean_prompt(prompt)])
+        states = self._encode_texts({"t5": params["t5"]}, jnp.asarray(tokens), jnp.asarray(mask))
+        return Condition(states)
+
+    def init(self, params: Params, condition: Condition, key: Key) -> Branch:
+        """A branch without a chunk; see the protocol."""
+        return Branch(jnp.zeros(self.config.latent_shape))
+
+    def advance(
+        self,
+        params: Params,
+        condition: Condition,
+        branch: Branch,
+        key: Key,
+        segment: int,
+        program: Hashable = None,
+    ) -> Branch:
+        """Adds a chunk, or takes a step of one; see the protocol.
+
+        Every chunk is a program of its own, with a past of the exact size.
+        """
+        config, sampler = self.config, self.config.sampler
+        place, part = divmod(int(segment if program is None else program), self._parts)
+        begin = sum(config.chunks[:place])
+        end = begin + config.chunks[place]
+        steps = range(part, part + 1) if self._parts > 1 else range(len(sampler.steps))
+        key = noise.fold_in(key, NOISE_TAG)
+        shape = 1, end - begin, *config.latent_shape[1:]
+
+        def draw(step: int | Array) -> Array:
+            return noise.normal(noise.fold_in(key, step), shape)
+
+        model = self.network(params, "transformer")
+        text = model.read(condition.text)
+        past = start_past(model, 1)
+        if place:
+            before = branch.latents[None, :begin]
+            past = read_past(model, before, text, config.chunks[: place + 1], sampler)
+        start = draw(0) if part == 0 else branch.latents[None, begin:end]
+        clean = denoise(model, start, text, past, begin, steps, sampler, draw)
+        return Branch(branch.latents.at[begin:end].set(clean[0]))
+
+    def estimate(
+        self,
+        params: Params,
+        condition: Condition,
+        branch: Branch,
+        segment: int,
+        look: Look = "committed",
+    ) -> Array:
+        """Latents of the chunks so far; see the protocol.
+
+        Raises:
+          ValueError: no chunk is finished, or a look ahead, which a chunk with fresh noise in every
+            step has not.
+        """
+        if look not in ("committed", "clean"):
+            raise ValueError(f"causal Wan has no look ahead, and estimates cannot be {look!r}")
+        done, part = divmod(segment + 1, self._parts)
+        chunks = done + (part > 0 and look == "clean")
+        if not chunks:
+            raise ValueError(f"no chunk is finished after segment {segment}")
+        return branch.latents[: sum(self.config.chunks[:chunks])]
+
+    def estimate_nfe(self, segment: int, look: Look) -> int:
+        """Denoiser calls of an estimate: none."""
+        return 0
+
+    def renoise(
+        self,
+        params: Params,
+        condition: Condition,
+        branch: Branch,
+        key: Key,
+        segment: int,
+        to: int,
+        strength: Array,
+    ) -> Branch:
+        """Is not possible: every step starts from a clean estimate; see the protocol."""
+        raise ValueError("segments end in clean estimates, which have no noise to go back to")
+
+    def renoise_nfe(self, segment: int, to: int) -> int:
+        """Is not possible; see `renoise`."""
+        raise ValueError("segments end in clean estimates, which have no noise to go back to")
+
+    def decode(self, params: Params, latents: Array) -> Array:
+        """Frames of latents, [T, H, W, C] -> [1 + 4(T-1), 8H, 8W, 3], float32 in [0, 1]."""
+        vae = self.network(params, "vae")
+        return decode_latents(vae, latents, self.config.vae, tiled=self.config.sampler.tiled)
+
+    def draft(self) -> None:
+        """There is none: all steps are few."""
+        return None
+
+    def nfe(self, segment: int) -> int:
+        """Denoiser calls of a segment: its steps, and one that reads the chunks before.
+
+        That one is of the parent, and made once for all of its children.
+        """
+        place = segment // self._parts
+        steps = 1 if self._parts > 1 else len(self.config.sampler.steps)
+        return steps + (place > 0)
+
+    def program(self, segment: int) -> int:
+        """Every segment is a program of its own."""
+        return segment
