@@ -98,6 +98,7 @@ SEARCHES = {
 
 def search(generator, params, preset):
     """A search on one device, a branch at a time so that bits depend on paths alone."""
+    preset = preset if callable(preset) else load_preset(preset)
     models = Search(
         generator,
         params,
@@ -106,7 +107,7 @@ def search(generator, params, preset):
         mesh=branch_mesh(1),
         exact=True,
     )
-    return models, models.run(PROMPT, load_preset(preset))
+    return models, models.run(PROMPT, preset)
 
 
 def grow(generator, params, path):
@@ -209,6 +210,21 @@ def test_searches_compile_few_programs_and_replay_their_winner(params, name):
     np.testing.assert_array_equal(video.latents, result.best.latents)
     np.testing.assert_array_equal(video.frames, result.best.frames)
     assert result.best.frames.shape == (4 * generator.config.sampler.frames - 3, 32, 32, 3)
+
+
+def test_a_tree_over_eight_frames_compiles_eight_programs_and_a_second_prompt_none(params):
+    """A root, a first and a later frame, what to make of scores; per judge depth two."""
+    generator = build(frames=8)
+    preset = dict(branching=(2, 1, 1, 2, 2, 1, 1, 1), judge_depths=(3,), keep=(2,), rule="top_k")
+    preset = load_preset(SimpleNamespace(preset="tree_of_frames", **preset))
+    models, result = search(generator, params, preset)
+    found = {name: result.ledger[name].compilations for name in result.ledger}
+    assert {name: count for name, count in found.items() if count} == dict(
+        search=2, generator=2, decode=2, brightness=2
+    )
+    assert len(models.programs) == 8
+    again = models.run("c d", preset, prompt_index=1)
+    assert len(models.programs) == 8 and again.ledger.total.compilations == 0
 
 
 def family_flops(generator, params, children, segment):

@@ -474,7 +474,7 @@ class _Run:
             raise SearchConfigError(
                 f"the search makes {links} neighbours of neighbours, but {ROOMS[-1]} is the most"
             )
-        self._room = room
+        self._room, self._widest = room, max((r.width for r in self._most), default=1)
         self.forest = Forest(models, prompt, room=room, **options)
         self._queries: list[dict] = []
         self._done = self._stages = 0
@@ -549,7 +549,7 @@ class _Run:
     def values(self, nodes: Sequence[Node]) -> np.ndarray:
         panel = self.models.panel
         scores = np.array([[node.scores[name] for name in panel.names] for node in nodes])
-        return self.forest.value(panel, scores, len(nodes), None)
+        return self.forest.value(panel, scores, self._widest, None)
 
     def _bound(self, request: Round, number: int) -> tuple[int, int]:
         """The most parents and branches that this round can have."""
@@ -649,7 +649,7 @@ class _Run:
                     setattr(node, name, value)
 
         self._look(self.forest, request, [node.path for node in nodes], width, score)
-        values = self.forest.value(panel, scores, width, request.aggregation)
+        values = self.forest.value(panel, scores, self._widest, request.aggregation)
         for node, row, value in zip(nodes, scores, values, strict=True):
             node.scores = {
                 verifier.name: float(row[i]) for i, verifier in zip(columns, asked, strict=True)
