@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,16 +28,10 @@ from tts_jax.search import expansion, paths
 from tts_jax.search.expansion import Layout
 from tts_jax.search.growth import Growth
 from tts_jax.search.ledger import Cost, Ledger
+from tts_jax.search.models import Models, SearchFault, out_of_memory
 from tts_jax.search.paths import Path
 from tts_jax.solvers import noise
 from tts_jax.verifiers.panel import Panel
-
-if TYPE_CHECKING:
-    from tts_jax.search.engine import Search
-
-
-class SearchFault(RuntimeError):
-    """A model that failed during a search; the message is one sentence."""
 
 
 class Place(NamedTuple):
@@ -45,13 +39,6 @@ class Place(NamedTuple):
 
     pool: int
     slot: int
-
-
-class Encoded(NamedTuple):
-    """A prompt's condition on the host, and the seconds that it took."""
-
-    condition: Any
-    seconds: float
 
 
 class Name(NamedTuple):
@@ -80,7 +67,7 @@ class Seen:
 class Forest:
     """The branches of one prompt: names and places here, all else on the devices."""
 
-    def __init__(self, models: "Search", prompt: str, seed: int, prompt_index: int, room: int):
+    def __init__(self, models: Models, prompt: str, seed: int, prompt_index: int, room: int):
         """Begins with no branch; the root is there when asked for.
 
         Args:
@@ -610,12 +597,6 @@ def _sentence(error: Exception) -> str:
     if "Traceback" in lines[0]:
         return next((line for line in reversed(lines) if re.match(r"\w[\w.]*: ", line)), lines[0])
     return f"{type(error).__name__}: {lines[0]}"
-
-
-def out_of_memory(error: Exception) -> bool:
-    """Whether a smaller batch would mend it."""
-    memory = isinstance(error, jax.errors.JaxRuntimeError)
-    return memory and "RESOURCE_EXHAUSTED" in str(error)
 
 
 @contextmanager
