@@ -8,16 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests import tiny_nova
 from tts_jax.generators.from_image import FromImage
 from tts_jax.generators.nova import sampler as nova
 from tts_jax.generators.nova.generator import NOISE_TAG, Nova, NovaConfig
 from tts_jax.generators.nova.sampler import Plan, SamplerConfig
-from tts_jax.generators.nova.transformer import TransformerConfig
-from tts_jax.generators.nova.vae import VAEConfig
 from tts_jax.generators.protocol import Generator
 from tts_jax.generators.pyramid_flow import vae as pyramid_flow
 from tts_jax.generators.pyramid_flow.vae import LatentFactors
-from tts_jax.language.phi import PhiConfig
 from tts_jax.parallel import branch_mesh
 from tts_jax.search import Search, load_preset
 from tts_jax.search.flops import count_flops
@@ -29,7 +27,7 @@ PROMPT = "a b"
 class Letters:
     """A tokenizer of single letters."""
 
-    length = 4
+    length = tiny_nova.TEXT_LENGTH
 
     def tokenize(self, prompts):
         rows = [[ord(c) % 29 + 2 for c in prompt[: self.length]] for prompt in prompts]
@@ -51,35 +49,7 @@ class Brightness:
 
 
 def build(**sampler):
-    defaults = dict(
-        frames=3, steps=5, diffusion_steps=2, draft_steps=2, draft_diffusion_steps=1, guidance=3.0,
-        rooms=2,
-    )  # fmt: skip
-    return Nova(
-        NovaConfig(
-            phi=PhiConfig(vocabulary=32, width=8, heads=2, layers=1, mlp=8, rotary=0.5),
-            transformer=TransformerConfig(
-                latent_channels=2,
-                grid=(4, 4),
-                video_grid=(2, 2),
-                time_base=4,
-                text_width=8,
-                text_length=Letters.length,
-                text_rows=6,
-                video_layers=2,
-                image_layers=2,
-                decoder_layers=1,
-                video_heads=2,
-                image_heads=2,
-                width=16,
-                decoder_width=16,
-                mixer_rank=2,
-            ),
-            vae=VAEConfig(latent_channels=2, channels=(2, 2, 2), layers=1, groups=1, flat=1),
-            sampler=SamplerConfig(**defaults | sampler),
-        ),
-        {"phi": Letters()},
-    )
+    return Nova(tiny_nova.config(**sampler), {"phi": Letters()})
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +68,7 @@ SEARCHES = {
 
 def search(generator, params, preset):
     """A search on one device, a branch at a time so that bits depend on paths alone."""
+    preset = preset if callable(preset) else load_preset(preset)
     models = Search(
         generator,
         params,
@@ -106,7 +77,7 @@ def search(generator, params, preset):
         mesh=branch_mesh(1),
         exact=True,
     )
-    return models, models.run(PROMPT, load_preset(preset))
+    return models, models.run(PROMPT, preset)
 
 
 def grow(generator, params, path):
@@ -209,6 +180,21 @@ def test_searches_compile_few_programs_and_replay_their_winner(params, name):
     np.testing.assert_array_equal(video.latents, result.best.latents)
     np.testing.assert_array_equal(video.frames, result.best.frames)
     assert result.best.frames.shape == (4 * generator.config.sampler.frames - 3, 32, 32, 3)
+
+
+def test_a_tree_over_eight_frames_compiles_eight_programs_and_a_second_prompt_none(params):
+    """A root, a first and a later frame, what to make of scores; per judge depth two."""
+    generator = build(frames=8)
+    preset = dict(branching=(2, 1, 1, 2, 2, 1, 1, 1), judge_depths=(3,), keep=(2,), rule="top_k")
+    preset = load_preset(SimpleNamespace(preset="tree_of_frames", **preset))
+    models, result = search(generator, params, preset)
+    found = {name: result.ledger[name].compilations for name in result.ledger}
+    assert {name: count for name, count in found.items() if count} == dict(
+        search=2, generator=2, decode=2, brightness=2
+    )
+    assert len(models.programs) == 8
+    again = models.run("c d", preset, prompt_index=1)
+    assert len(models.programs) == 8 and again.ledger.total.compilations == 0
 
 
 def family_flops(generator, params, children, segment):

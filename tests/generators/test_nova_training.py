@@ -6,30 +6,18 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from tests import tiny_nova
 from tts_jax.checkpoints import abstract_params
 from tts_jax.generators.nova import sampler as nova
 from tts_jax.generators.nova import training
 from tts_jax.generators.nova.sampler import SamplerConfig
 from tts_jax.generators.nova.schedule import DDPM, FlowMatching
-from tts_jax.generators.nova.transformer import Transformer, TransformerConfig
+from tts_jax.generators.nova.transformer import Transformer
 
-SIZE = TransformerConfig(
-    latent_channels=2,
-    grid=(2, 4),
-    video_grid=(1, 2),
-    time_base=4,
-    text_width=6,
-    text_length=3,
-    text_rows=4,
-    video_layers=2,
-    image_layers=2,
-    decoder_layers=1,
-    video_heads=2,
-    image_heads=2,
-    width=8,
+SIZE = tiny_nova.transformer(
+    grid=(2, 4), video_grid=(1, 2), text_width=6, text_length=3, text_rows=4, width=8,
     decoder_width=8,
-    mixer_rank=2,
-)
+)  # fmt: skip
 SAMPLER = SamplerConfig(
     frames=3, steps=4, diffusion_steps=2, draft_steps=2, draft_diffusion_steps=1, solver="flow"
 )

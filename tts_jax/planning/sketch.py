@@ -17,8 +17,8 @@ from tts_jax.nn import attention
 from tts_jax.parallel import BRANCH, divides_branches_only, place
 from tts_jax.planning.jaxprs import Work, work_of
 from tts_jax.search import Budget, Plan, Search
-from tts_jax.search.forest import Encoded
 from tts_jax.search.ledger import Cost
+from tts_jax.search.models import Encoded
 from tts_jax.search.presets import Preset
 from tts_jax.search.programs import Programs
 from tts_jax.verifiers.panel import Panel

@@ -2,7 +2,8 @@
 
 Branches lie in pools, pytrees with a leading axis of places. The host knows where a branch lies
 and moves nothing itself: growing gathers parents from their places, and a pool that holds no
-wanted branch is dropped.
+wanted branch is dropped. Where a call makes one branch, it is a pool of its own, which nothing has
+to be gathered from or put into.
 
 W branches  V verifiers  R rows of a call  K children of a row  M keys of a chain  T frames.
 """
@@ -14,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,16 +28,10 @@ from tts_jax.search import expansion, paths
 from tts_jax.search.expansion import Layout
 from tts_jax.search.growth import Growth
 from tts_jax.search.ledger import Cost, Ledger
+from tts_jax.search.models import Models, SearchFault, out_of_memory
 from tts_jax.search.paths import Path
 from tts_jax.solvers import noise
 from tts_jax.verifiers.panel import Panel
-
-if TYPE_CHECKING:
-    from tts_jax.search.engine import Search
-
-
-class SearchFault(RuntimeError):
-    """A model that failed during a search; the message is one sentence."""
 
 
 class Place(NamedTuple):
@@ -44,13 +39,6 @@ class Place(NamedTuple):
 
     pool: int
     slot: int
-
-
-class Encoded(NamedTuple):
-    """A prompt's condition on the host, and the seconds that it took."""
-
-    condition: Any
-    seconds: float
 
 
 class Name(NamedTuple):
@@ -79,7 +67,7 @@ class Seen:
 class Forest:
     """The branches of one prompt: names and places here, all else on the devices."""
 
-    def __init__(self, models: "Search", prompt: str, seed: int, prompt_index: int, room: int):
+    def __init__(self, models: Models, prompt: str, seed: int, prompt_index: int, room: int):
         """Begins with no branch; the root is there when asked for.
 
         Args:
@@ -223,9 +211,9 @@ class Forest:
             )
 
         made = [(*path, m) for path, m in zip(parents, moves, strict=True)]
-        slots, pool = self._slots(fidelity, parents)
+        slots, pools = self._slots(fidelity, parents)
         rows, places = expansion.rows(slots, [(0,)] * len(slots), 1)
-        self._fill(fidelity, made, places, rows, shape, bound[1], pool, block)
+        self._fill(fidelity, made, places, rows, shape, bound[1], pools, block)
 
     def _advance(
         self,
@@ -280,23 +268,29 @@ class Forest:
             return result
 
         made = [(*p, i) for p, own in zip(step.parents, step.steps, strict=True) for i in own]
-        slots, pool = self._slots(fidelity, step.parents)
+        slots, pools = self._slots(fidelity, step.parents)
         rows, places = expansion.rows(slots, step.steps, shape.siblings)
         most = bound[0] * -(-_children(bound) // shape.siblings)
-        self._fill(fidelity, made, places, rows, shape, most, pool, block)
+        self._fill(fidelity, made, places, rows, shape, most, pools, block)
 
     def _fill(self, fidelity, made, places, rows, shape: Layout, most: int, parents, block):
-        """Makes a pool of what `block` makes of each call's rows."""
+        """Makes a pool of what `block` makes of each call's rows; of single branches, one each."""
         capacity = shape.capacity(max(most, len(rows)))
+        alone = shape.rows * shape.siblings == 1
+        gather = self._gatherer(parents, shape.rows)
         pool = None
         for start in range(0, len(rows), shape.rows):
             part = slice(start, start + shape.rows)
             slots, _ = expansion.row_arrays(rows[part], shape)
-            result = block(part, self._gather(parents, slots))
-            if pool is None:
+            result = block(part, gather(slots))
+            if alone:
+                self._places[Name(fidelity, made[start])] = Place(self._add(result), 0)
+            elif pool is None:
                 pool = self._spread(result, capacity)
             else:
                 pool = self._put(pool, result, start * shape.siblings)
+        if alone:
+            return
         number = self._add(pool)
         for path, place in zip(made, places, strict=True):
             self._places[Name(fidelity, path)] = Place(number, place)
@@ -330,10 +324,11 @@ class Forest:
             each = over(function, (None,) * shared + (0,) * mapped)
             return lambda: self.models.over_branches(each, shared=shared)
 
-        slots, pool = self._slots(fidelity, branches)
+        slots, pools = self._slots(fidelity, branches)
         dead = rows - len(slots)
         work = dict(live=len(slots), dead=dead, out=self._where)
-        found, _ = self._gather(pool, np.array(slots + slots[:1] * dead, np.int32))
+        gather = self._gatherer(pools, rows)
+        found, _ = gather(np.array(slots + slots[:1] * dead, np.int32))
         shared = self.models.params, self._condition(fidelity)
         key = fidelity, segment, look
         if ahead:
@@ -401,7 +396,7 @@ class Forest:
     def value(
         self, panel: Panel, scores: np.ndarray, width: int, aggregation: str | None
     ) -> np.ndarray:
-        """The panel's values of [W, V] scores; computed at the round's full width."""
+        """The panel's values of [W, V] scores; computed for `width` branches or more."""
         width = max(width, len(scores))
         padded = np.zeros((width, len(panel.names)), np.float32)
         padded[: len(scores)] = scores
@@ -435,10 +430,17 @@ class Forest:
             wanted = [(leaf.shape[1:], leaf.dtype) for leaf in leaves]
             if any([(x.shape, x.dtype) for x in state] != wanted for state in own.values()):
                 raise SearchFault("the saved branches are not those of this generator")
-            filled = [*own.values(), *[next(iter(own.values()))] * (-len(own) % devices)]
-            pool = jax.tree.unflatten(tree, [np.stack(x) for x in zip(*filled, strict=True)])
-            number = self._add(self._divide(pool))
-            self._places |= {name: Place(number, slot) for slot, name in enumerate(own)}
+            names, size = list(own), 1 if self._alone else len(own)
+            for part in (names[i : i + size] for i in range(0, len(names), size)):
+                filled = [own[name] for name in [*part, *part[:1] * (-size % devices)]]
+                pool = jax.tree.unflatten(tree, [np.stack(x) for x in zip(*filled, strict=True)])
+                number = self._add(self._divide(pool))
+                self._places |= {name: Place(number, slot) for slot, name in enumerate(part)}
+
+    @property
+    def _alone(self) -> bool:
+        """Whether every call makes one branch, however many there are to make."""
+        return self.models.layout(2, 1, share=False).rows == 1
 
     def _root(self, fidelity: str) -> Any:
         """A pool with the root at the first place of every device."""
@@ -471,8 +473,8 @@ class Forest:
         self._pools[self._pools_made] = pool
         return self._pools_made
 
-    def _slots(self, fidelity: str, branches: Sequence[Path]) -> tuple[list[int], Any]:
-        """Places of branches in one pool, and that pool; several are joined."""
+    def _slots(self, fidelity: str, branches: Sequence[Path]) -> tuple[list[int], list]:
+        """Pools, and the places of branches in all of them, one after the other."""
         names = [Name(fidelity, path) for path in branches]
         for name in names:
             if name not in self._places and not name.path:
@@ -483,11 +485,14 @@ class Forest:
             starts[number] = start
             parts.append(self._pools[number])
             start += len(jax.tree.leaves(parts[-1])[0])
-        pool = parts[0] if len(parts) == 1 else self._shift("join", expansion.join, *parts)
-        return [starts[place.pool] + place.slot for place in places], pool
+        return [starts[place.pool] + place.slot for place in places], parts
 
-    def _gather(self, pool: Any, slots: np.ndarray):
-        return self._shift("take", expansion.take, pool, self._copy(slots))
+    def _gatherer(self, pools: Sequence[Any], rows: int) -> Callable[[np.ndarray], Any]:
+        """Gives the branches at some places of pools, [R]; a pool of one branch as it is."""
+        if rows == 1 and all(len(jax.tree.leaves(pool)[0]) == 1 for pool in pools):
+            return lambda slots: pools[int(slots[0])]
+        pool = pools[0] if len(pools) == 1 else self._shift("join", expansion.join, *pools)
+        return lambda slots: self._shift("take", expansion.take, pool, self._copy(slots))
 
     def _put(self, pool, block, start: int):
         return self._shift(
@@ -533,10 +538,12 @@ class PricedForest(Forest):
     def assume(self, fidelity: str, branches: Sequence[Path]) -> None:
         """Holds these branches and no others."""
         self._places, self._pools = {}, {}
-        capacity = self.models.layout(1, 1, share=False).capacity(len(branches))
+        layout, alone = self.models.layout(1, 1, share=False), self._alone
+        capacity = layout.capacity(1 if alone else len(branches))
         number = self._add(self._spread(self._root(fidelity), capacity))
         self._places = {
-            Name(fidelity, path): Place(number, slot) for slot, path in enumerate(branches)
+            Name(fidelity, path): Place(number, 0 if alone else slot)
+            for slot, path in enumerate(branches)
         }
 
     def _divide(self, tree):
@@ -590,12 +597,6 @@ def _sentence(error: Exception) -> str:
     if "Traceback" in lines[0]:
         return next((line for line in reversed(lines) if re.match(r"\w[\w.]*: ", line)), lines[0])
     return f"{type(error).__name__}: {lines[0]}"
-
-
-def out_of_memory(error: Exception) -> bool:
-    """Whether a smaller batch would mend it."""
-    memory = isinstance(error, jax.errors.JaxRuntimeError)
-    return memory and "RESOURCE_EXHAUSTED" in str(error)
 
 
 @contextmanager
