@@ -183,6 +183,7 @@ def _figures(program: Program, chip: Chip, on: int, held: int, *, compile_it: bo
             others = max(memory.arguments - program.held, 0)
             peak = memory.peak - memory.arguments + held + others
             kernels = chip.roofline(work.kernels / on, 0)
+            copies = chip.roofline(0, text.unestimated)
             moved = text.moved
             row |= {
                 "compiled": True,
@@ -193,7 +194,7 @@ def _figures(program: Program, chip: Chip, on: int, held: int, *, compile_it: bo
                 "fits": peak <= USABLE * chip.memory,
                 "kernels": text.kernels,
                 "collectives": text.collectives,
-                "compiler_seconds": text.cycles / chip.clock + kernels,
+                "compiler_seconds": text.cycles / chip.clock + kernels + copies,
             }
         row["compile_seconds"] = time.perf_counter() - start
     row |= {
