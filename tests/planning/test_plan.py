@@ -101,6 +101,21 @@ def test_a_checkpoint_that_is_missing_is_the_published_one():
         assert generator.config.sampler.guidance == config.generator.guidance
 
 
+@pytest.mark.slow
+def test_a_text_encoder_of_full_size_compiles_for_four_chips_and_fits(tmp_path):
+    config = f"--config={cogvideox_5b.__file__}"
+    options = "--topology=v5e:2x2", "--config.search.branches=1", "--only=^text"
+    assert run(config, *options, f"--output={tmp_path}") == 0
+    text, *others = json.loads((tmp_path / "plan.json").read_text())["programs"]
+    assert text["compiled"] and text["fits"] and not any(row["compiled"] for row in others)
+    t5 = 4.76e9  # parameters of T5-XXL's encoder
+    assert text["held"] == pytest.approx(2 * t5, rel=0.01)
+    assert text["held"] <= text["arguments"] <= text["peak"] < 1.1 * text["held"]
+    # two texts of 226 tokens, two operations for each parameter but those of the vocabulary
+    assert text["flops"] == pytest.approx(2 * 2 * 226 * (t5 - 32128 * 4096), rel=0.05)
+    assert text["roofline_seconds"] <= text["compiler_seconds"] < 0.2
+
+
 def test_what_cannot_be_planned_is_one_sentence(capsys, monkeypatch):
     refused = {
         ("--topology=v9:2x2",): "topology 'v9:2x2' is not CHIP:SHAPE",
