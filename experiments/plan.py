@@ -193,6 +193,7 @@ def _figures(program: Program, chip: Chip, on: int, held: int, *, compile_it: bo
                 "peak": peak,
                 "fits": peak <= USABLE * chip.memory,
                 "kernels": text.kernels,
+                "unestimated": text.unestimated,
                 "collectives": text.collectives,
                 "compiler_seconds": text.cycles / chip.clock + kernels + copies,
             }
@@ -249,7 +250,8 @@ def show(console: Console, found: Mapping) -> None:
     console.print(costs)
     console.print(
         "TFLOP: on all chips together; GB, GiB and seconds: of each chip. Seconds are the "
-        "compiler's estimate, Pallas kernels by their peak; in brackets, by roofline."
+        "compiler's estimate, Pallas kernels by their peak; in brackets, by roofline; >, the "
+        "compiler has none for some instructions, which count by the bytes they move."
     )
     console.print(f"{found['date']}; {versions}")
 
@@ -262,7 +264,8 @@ def _cells(row: Mapping) -> list[str]:
     if row.get("model_axis"):
         fits = f"no; with model={row['model_axis']}"
     estimated = row.get("compiler_seconds")
-    seconds = f"({row['seconds']:.3g})" if not estimated else f"{estimated:.3g}"
+    least = ">" if row.get("unestimated") else ""
+    seconds = f"({row['seconds']:.3g})" if not estimated else f"{least}{estimated:.3g}"
     share = f"{row['roofline_seconds'] / estimated:.0%}" if estimated else "-"
     return [
         row["name"],

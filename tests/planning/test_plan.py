@@ -38,7 +38,7 @@ def test_a_plan_says_what_each_program_takes(planned):
         row = programs[name]
         assert row["compiled"] and row["fits"] and row["compiler_seconds"] > 0
         assert row["held"] + row["temporaries"] <= row["peak"] < found["chip"]["memory"]
-        assert not row["collectives"]
+        assert not row["collectives"] and not row["unestimated"]
     clip = programs["score clip"]
     assert not clip["compiled"] and clip["seconds"] == clip["roofline_seconds"] > 0
     advance = [row for row in found["programs"] if row["name"].startswith("advance")]
@@ -85,6 +85,13 @@ def test_the_table_can_be_read(planned):
         assert words in text
     row = next(line for line in text.splitlines() if "score clip" in line)
     assert re.search(r" - +- +- +\(", row)  # not compiled: no memory, seconds in brackets
+
+
+def test_seconds_that_leave_instructions_out_are_marked(planned):
+    programs = json.loads((planned / "plan.json").read_text())["programs"]
+    row = next(row for row in programs if row["compiled"])
+    assert plan._cells(row)[-3] == f"{row['compiler_seconds']:.3g}"
+    assert plan._cells(row | {"unestimated": 8.0})[-3] == f">{row['compiler_seconds']:.3g}"
 
 
 def test_a_checkpoint_that_is_missing_is_the_published_one():
