@@ -209,6 +209,7 @@ def _figures(program: Program, chip: Chip, on: int, held: int, *, compile_it: bo
             others = max(memory.arguments - program.held, 0)
             peak = memory.peak - memory.arguments + held + others
             kernels = chip.roofline(work.kernels / on, 0)
+            copies = chip.roofline(0, text.unestimated)
             moved = text.moved
             row |= {
                 "compiled": True,
@@ -218,8 +219,9 @@ def _figures(program: Program, chip: Chip, on: int, held: int, *, compile_it: bo
                 "peak": peak,
                 "fits": peak <= USABLE * chip.memory,
                 "kernels": text.kernels,
+                "unestimated": text.unestimated,
                 "collectives": text.collectives,
-                "compiler_seconds": text.cycles / chip.clock + kernels,
+                "compiler_seconds": text.cycles / chip.clock + kernels + copies,
             }
         row["compile_seconds"] = time.perf_counter() - start
     row |= {
@@ -276,7 +278,8 @@ def show(console: Console, found: Mapping) -> None:
         _show_grid(console, found["grid"])
     console.print(
         "TFLOP: on all chips together; GB, GiB and seconds: of each chip. Seconds are the "
-        "compiler's estimate, Pallas kernels by their peak; in brackets, by roofline."
+        "compiler's estimate, Pallas kernels by their peak; in brackets, by roofline; >, the "
+        "compiler has none for some instructions, which count by the bytes they move."
     )
     console.print(f"{found['date']}; {versions}")
 
@@ -302,7 +305,8 @@ def _cells(row: Mapping) -> list[str]:
     if row.get("model_axis"):
         fits = f"no; with model={row['model_axis']}"
     estimated = row.get("compiler_seconds")
-    seconds = f"({row['seconds']:.3g})" if not estimated else f"{estimated:.3g}"
+    least = ">" if row.get("unestimated") else ""
+    seconds = f"({row['seconds']:.3g})" if not estimated else f"{least}{estimated:.3g}"
     share = f"{row['roofline_seconds'] / estimated:.0%}" if estimated else "-"
     return [
         row["name"],

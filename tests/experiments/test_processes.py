@@ -109,3 +109,15 @@ def test_a_job_that_lost_a_process_ends_and_started_again_gives_the_bytes_of_one
     for name in ("apart", "all"):
         assert repeatable(tmp_path / "many" / name) == repeatable(tmp_path / "one" / name)
     assert rows(tmp_path / "many") == rows(tmp_path / "one")
+
+
+def test_four_processes_search_one_prompt_together_with_the_bytes_of_one_process(tmp_path):
+    def argv(folder):
+        search = "--config.search.preset=random_linear", "--config.search.branches=4"
+        return ["generate", "--prompt=p", f"--workdir={folder}", "--config.mesh.branch=4", *search]
+
+    assert member.run(argv(tmp_path / "one")) == 0
+    codes, said = ended(start([argv(tmp_path / "four")], 4))
+    assert codes == [0] * 4, said
+    assert ["best.mp4" in out for out, _ in said] == [True, False, False, False]
+    assert repeatable(tmp_path / "four") == repeatable(tmp_path / "one")

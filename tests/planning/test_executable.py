@@ -139,6 +139,32 @@ ENTRY %main (a: f32[8]) -> f32[8] {
     assert (found.kernels, found.cycles, found.moved) == (1, 7, 2 * 64)
 
 
+def test_what_the_compiler_has_no_estimate_for_counts_by_its_bytes_and_as_often_as_it_runs():
+    def fusion(name, cycles):
+        config = f'backend_config={{"estimated_cycles":"{cycles}"}}'
+        return f"%{name} = f32[8]{{0}} fusion(%p), kind=kLoop, calls=%f, {config}"
+
+    text = f"""
+%body (p: f32[8]) -> f32[8] {{
+  %p = f32[8]{{0}} parameter(0)
+  {fusion("known", 7)}
+  ROOT {fusion("unknown", 2**63 - 1)}
+}}
+
+%condition (p: f32[8]) -> pred[] {{
+  %p = f32[8]{{0}} parameter(0)
+  ROOT %most = s32[] constant(5)
+}}
+
+ENTRY %main (a: f32[8]) -> f32[8] {{
+  %a = f32[8]{{0}} parameter(0)
+  ROOT %w = f32[8]{{0}} while(%a), condition=%condition, body=%body
+}}
+"""
+    found = executable.read(text)
+    assert (found.cycles, found.unestimated, found.moved) == (5 * 7, 5 * 64, 5 * 2 * 64)
+
+
 def test_bytes_of_shapes():
     assert executable.nbytes("bf16[2,3]{1,0:T(8,128)(2,1)}") == 12
     assert executable.nbytes("(f32[4]{0}, s4[3]{0:S(1)}, pred[])") == 17

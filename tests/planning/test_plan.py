@@ -42,7 +42,7 @@ def test_a_plan_says_what_each_program_takes(planned):
         row = programs[name]
         assert row["compiled"] and row["fits"] and row["compiler_seconds"] > 0
         assert row["held"] + row["temporaries"] <= row["peak"] < found["chip"]["memory"]
-        assert not row["collectives"]
+        assert not row["collectives"] and not row["unestimated"]
     clip = programs["score clip"]
     assert not clip["compiled"] and clip["seconds"] == clip["roofline_seconds"] > 0
     advance = [row for row in found["programs"] if row["name"].startswith("advance")]
@@ -128,6 +128,13 @@ def test_the_trees_of_the_study_fit_its_models(model):
         assert 0.3 < nfe / linear < 0.75
 
 
+def test_seconds_that_leave_instructions_out_are_marked(planned):
+    programs = json.loads((planned / "plan.json").read_text())["programs"]
+    row = next(row for row in programs if row["compiled"])
+    assert plan._cells(row)[-3] == f"{row['compiler_seconds']:.3g}"
+    assert plan._cells(row | {"unestimated": 8.0})[-3] == f">{row['compiler_seconds']:.3g}"
+
+
 def test_a_checkpoint_that_is_missing_is_the_published_one():
     for config, count in ((cogvideox_5b, 10.55e9), (pyramid_flow_flux_768p, 7.19e9)):
         config = config.get_config()
@@ -140,6 +147,21 @@ def test_a_checkpoint_that_is_missing_is_the_published_one():
         judge = sum(x.size for x in flatten(verifiers["videollama3"]).values())
         assert 7.5e9 < judge < 8.5e9 and panel.names == ("videollama3",)
         assert generator.config.sampler.guidance == config.generator.guidance
+
+
+@pytest.mark.slow
+def test_a_text_encoder_of_full_size_compiles_for_four_chips_and_fits(tmp_path):
+    config = f"--config={cogvideox_5b.__file__}"
+    options = "--topology=v5e:2x2", "--config.search.branches=1", "--only=^text"
+    assert run(config, *options, f"--output={tmp_path}") == 0
+    text, *others = json.loads((tmp_path / "plan.json").read_text())["programs"]
+    assert text["compiled"] and text["fits"] and not any(row["compiled"] for row in others)
+    t5 = 4.76e9  # parameters of T5-XXL's encoder
+    assert text["held"] == pytest.approx(2 * t5, rel=0.01)
+    assert text["held"] <= text["arguments"] <= text["peak"] < 1.1 * text["held"]
+    # two texts of 226 tokens, two operations for each parameter but those of the vocabulary
+    assert text["flops"] == pytest.approx(2 * 2 * 226 * (t5 - 32128 * 4096), rel=0.05)
+    assert text["roofline_seconds"] <= text["compiler_seconds"] < 0.2
 
 
 def test_what_cannot_be_planned_is_one_sentence(capsys, monkeypatch):

@@ -19,6 +19,7 @@ _OPCODE = re.compile(r"\s([a-z][\w\-]*)\(")
 _OPERAND = re.compile(r"%([\w.\-]+)")
 _CONSTANT = re.compile(r"\bs32\[\].* constant\((\d+)\)")
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
+_NO_ESTIMATE = 2**63 - 1  # what the compiler writes where it has none
 
 COLLECTIVES = (
     "all-gather",
@@ -125,6 +126,12 @@ class Instruction:
         kind = self.opcode.removesuffix("-start")
         return kind if kind in COLLECTIVES else None
 
+    @property
+    def cycles(self) -> int:
+        """The compiler's estimate; 0 if none stands there."""
+        found = _CYCLES.search(self.line)
+        return int(found[1]) if found else 0
+
     def called(self, role: str) -> list[str]:
         """Names of computations that it calls in a role: body, calls, to_apply, ..."""
         found = re.search(rf"\b{role}=(?:%([\w.\-]+)|\{{([^}}]*)\}})", self.line)
@@ -189,12 +196,12 @@ class Text:
     @cached_property
     def cycles(self) -> float:
         """The compiler's estimate for all instructions that it has one for."""
+        return self._sum(lambda _, i: i.cycles if i.cycles < _NO_ESTIMATE else 0)
 
-        def cycles(_, instruction):
-            found = _CYCLES.search(instruction.line)
-            return int(found[1]) if found else 0
-
-        return self._sum(cycles)
+    @cached_property
+    def unestimated(self) -> float:
+        """Bytes that instructions move, as in `moved`, for which the compiler could not say."""
+        return self._sum(lambda n, i: self._moved(n, i) if i.cycles >= _NO_ESTIMATE else 0)
 
     @cached_property
     def kernels(self) -> float:
@@ -204,19 +211,7 @@ class Text:
     @cached_property
     def moved(self) -> float:
         """Bytes that instructions read from and write to the chip's main memory."""
-
-        def moved(name, instruction):
-            if instruction.opcode in _FREE or instruction.opcode.endswith("-done"):
-                return 0
-            table = self.computations[name]
-            read = sum(
-                self._read(instruction, place, table[operand].shape)
-                for place, operand in enumerate(instruction.operands)
-                if operand in table
-            )
-            return read + self._written(name, instruction)
-
-        return self._sum(moved)
+        return self._sum(self._moved)
 
     @cached_property
     def collectives(self) -> dict[str, float]:
@@ -231,6 +226,18 @@ class Text:
             if total:
                 found[kind] = total
         return found
+
+    def _moved(self, name: str, instruction: Instruction) -> float:
+        """Bytes that one instruction reads and writes."""
+        if instruction.opcode in _FREE or instruction.opcode.endswith("-done"):
+            return 0
+        table = self.computations[name]
+        read = sum(
+            self._read(instruction, place, table[operand].shape)
+            for place, operand in enumerate(instruction.operands)
+            if operand in table
+        )
+        return read + self._written(name, instruction)
 
     def _read(self, instruction: Instruction, place: int, shape: str) -> float:
         """Bytes of an operand that are read: a fusion may take a slice of it."""
