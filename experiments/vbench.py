@@ -407,7 +407,7 @@ def _judge(
 def _final(table: Mapping, tasks: Sequence[_Task]) -> dict:
     """The final scores, or in words why there are none."""
     if table["input"] != "suite":
-        return {"final": None, "no_final": "custom input has no Quality, Semantic and Total"}
+        return {"final": None, "no_final": "they are defined for the whole suite only"}
     parts = list(table["not_computed"])
     parts += [t.dimension.name for t in tasks if not t.whole and t.dimension.name not in parts]
     if parts:

@@ -91,7 +91,7 @@ def test_the_table_says_what_is_not_computed_and_why(done):
     remarks = {row["dimension"]: row["remark"] for row in table["rows"]}
     assert "1 of 2 files lack a prompt" in remarks["color"]
     text = (done / "table.md").read_text()
-    assert "No Quality, Semantic and Total: custom input has no" in text
+    assert "No Quality, Semantic and Total: they are defined for the whole suite" in text
     for name in table["not_computed"]:
         assert f"| {name} | not computed |" in text
 
