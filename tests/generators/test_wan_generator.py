@@ -24,7 +24,8 @@ from converters.wan import VAE_RULES
 from converters.wan_transformer import RULES
 from tts_jax.generators.full_sequence import NOISE_TAG
 from tts_jax.generators.protocol import Generator
-from tts_jax.generators.wan.generator import SamplerConfig, Wan, WanConfig, clean_prompt
+from tts_jax.generators.wan.generator import SamplerConfig, Wan, WanConfig
+from tts_jax.generators.wan.parts import clean_prompt
 from tts_jax.generators.wan.transformer import TransformerConfig
 from tts_jax.generators.wan.vae import VAEConfig
 from tts_jax.language.t5 import T5Config

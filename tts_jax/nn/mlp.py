@@ -1,5 +1,7 @@
 """Feed-forward layers that several kinds of networks share."""
 
+from collections.abc import Callable
+
 import jax
 from flax import nnx
 from jax import Array
@@ -32,3 +34,19 @@ class MLP(nnx.Module):
     def __call__(self, x: Array) -> Array:
         """[..., D_in] -> [..., D_out]."""
         return self.fc2(jax.nn.gelu(self.fc1(x), approximate=False))
+
+
+class FeedForward(nnx.Module):
+    """Two linear layers with any activation between them."""
+
+    def __init__(
+        self, sizes: tuple[int, int, int], activation: Callable[[Array], Array], *, rngs: nnx.Rngs
+    ):
+        self.up = Linear(sizes[0], sizes[1], rngs=rngs)
+        self.down = Linear(sizes[1], sizes[2], rngs=rngs)
+        self.activation = activation
+
+    @jax.named_scope("mlp")
+    def __call__(self, x: Array) -> Array:
+        """[..., D_in] -> [..., D_out]."""
+        return self.down(self.activation(self.up(x)))

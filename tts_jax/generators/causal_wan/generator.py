@@ -7,11 +7,9 @@ for survivors only, neither saved nor moved, and a search that goes on finds the
 T latent frames  H W latent size  C channels  L tokens  N steps of a chunk  P prompts.
 """
 
-import dataclasses
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -24,14 +22,11 @@ from tts_jax.generators.causal_wan.sampler import (
     split,
     start_past,
 )
-from tts_jax.generators.networks import GeneratorNetworks, read_parts
 from tts_jax.generators.protocol import Look, Params
-from tts_jax.generators.wan.generator import check_video, clean_prompt, decode_latents
-from tts_jax.generators.wan.transformer import Transformer, TransformerConfig
-from tts_jax.generators.wan.vae import CausalVideoVAE, VAEConfig
-from tts_jax.language.published import open_published
-from tts_jax.language.t5 import T5Config, T5Encoder
-from tts_jax.language.tokenizer import Tokenizer
+from tts_jax.generators.wan.parts import Parts, PartsConfig
+from tts_jax.generators.wan.transformer import TransformerConfig
+from tts_jax.generators.wan.vae import VAEConfig
+from tts_jax.language.t5 import T5Config
 from tts_jax.solvers import noise
 from tts_jax.solvers.noise import Key
 
@@ -40,42 +35,20 @@ NOISE_TAG = 0xFFFFFFFF
 
 
 @dataclass(frozen=True, kw_only=True)
-class CausalWanConfig:
+class CausalWanConfig(PartsConfig):
     """The parts of a generator."""
 
-    t5: T5Config
-    transformer: TransformerConfig
-    vae: VAEConfig
     sampler: SamplerConfig
 
     def __post_init__(self):
-        check_video(self)
+        super().__post_init__()
         _ = self.chunks  # refuses frames that are no chunks
-
-    @property
-    def latent_shape(self) -> tuple[int, int, int, int]:
-        """T, H, W, C of a video's latents."""
-        vae, sampler = self.vae, self.sampler
-        return (
-            1 + (sampler.frames - 1) // vae.temporal_factor,
-            sampler.height // vae.spatial_factor,
-            sampler.width // vae.spatial_factor,
-            vae.latent_channels,
-        )
 
     @cached_property
     def chunks(self) -> tuple[int, ...]:
         """Latent frames of every chunk."""
         sampler = self.sampler
         return split(self.latent_shape[0], sampler.chunk, first_alone=sampler.first_alone)
-
-    def open_tokenizers(self, folder: Path) -> dict[str, Tokenizer]:
-        """The tokenizers of a checkpoint folder, by part.
-
-        Raises:
-          Exception: a file is missing or damaged; of any type.
-        """
-        return {"t5": open_published(folder / "tokenizer", self.sampler.text_length)}
 
     @classmethod
     def self_forcing(cls) -> "CausalWanConfig":
@@ -86,16 +59,6 @@ class CausalWanConfig:
             vae=VAEConfig.published(),
             sampler=SamplerConfig(),
         )
-
-    @classmethod
-    def from_json(cls, fields: Mapping) -> "CausalWanConfig":
-        """Reads the "generator" entry of a checkpoint's `config.json`.
-
-        Raises:
-          TypeError: an unknown or a missing field.
-        """
-        parts = {field.name: field.type for field in dataclasses.fields(cls)}
-        return cls(**read_parts(fields, parts))
 
 
 @jax.tree_util.register_dataclass
@@ -117,38 +80,12 @@ class Branch:
     latents: Array
 
 
-class CausalWan(GeneratorNetworks):
+class CausalWan(Parts):
     """The generator protocol over causal Wan; see `tts_jax.generators.protocol.Generator`."""
 
     name = "causal_wan"
     renoises = False
     looks_ahead = False
-
-    def __init__(self, config: CausalWanConfig, tokenizers: Mapping[str, Tokenizer]):
-        """Builds the graphs; allocates no parameters.
-
-        Args:
-          config: sizes and settings.
-          tokenizers: of "t5", which gives rows of `config.sampler.text_length` tokens.
-        """
-        self.config = config
-        self.tokenizers = tokenizers
-        self.tokenizer = tokenizers["t5"]
-
-    @property
-    def text_parts(self) -> tuple[str, ...]:
-        """Parts that `encode` alone uses."""
-        return ("t5",)
-
-    @property
-    def networks(self) -> dict:
-        """The module and the config of every part."""
-        config = self.config
-        return {
-            "t5": (T5Encoder, config.t5),
-            "transformer": (Transformer, config.transformer),
-            "vae": (CausalVideoVAE, config.vae),
-        }
 
     @property
     def _parts(self) -> int:
@@ -169,18 +106,9 @@ class CausalWan(GeneratorNetworks):
         """Whether a chunk has several segments; all of them draw."""
         return self._parts > 1
 
-    @cached_property
-    def _encode_texts(self):
-        def encode(params: Params, tokens: Array, mask: Array) -> Array:
-            return jnp.where(mask[..., None], self.network(params, "t5")(tokens, mask), 0)
-
-        return jax.jit(encode)
-
     def encode_prompt(self, params: Params, prompt: str) -> Condition:
         """Text states of a prompt."""
-        tokens, mask = self.tokenizer.tokenize([clean_prompt(prompt)])
-        states = self._encode_texts({"t5": params["t5"]}, jnp.asarray(tokens), jnp.asarray(mask))
-        return Condition(states)
+        return Condition(self.read_texts(params, [prompt]))
 
     def init(self, params: Params, condition: Condition, key: Key) -> Branch:
         """A branch without a chunk; see the protocol."""
@@ -262,11 +190,6 @@ class CausalWan(GeneratorNetworks):
     def renoise_nfe(self, segment: int, to: int) -> int:
         """Is not possible; see `renoise`."""
         raise ValueError("segments end in clean estimates, which have no noise to go back to")
-
-    def decode(self, params: Params, latents: Array) -> Array:
-        """Frames of latents, [T, H, W, C] -> [1 + 4(T-1), 8H, 8W, 3], float32 in [0, 1]."""
-        vae = self.network(params, "vae")
-        return decode_latents(vae, latents, self.config.vae, tiled=self.config.sampler.tiled)
 
     def draft(self) -> None:
         """There is none: all steps are few."""

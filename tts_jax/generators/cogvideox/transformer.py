@@ -20,6 +20,7 @@ from jax import Array
 from tts_jax.nn.attention import attend
 from tts_jax.nn.embeddings import frequencies, rotate_pairs, timestep_sinusoid
 from tts_jax.nn.linear import Linear
+from tts_jax.nn.mlp import FeedForward
 from tts_jax.nn.norms import LayerNorm
 from tts_jax.nn.sequence import by_sequence
 from tts_jax.nn.stack import stacked
@@ -293,19 +294,6 @@ class Attention(nnx.Module):
         return self.out(attend(q, k, v, implementation=self.implementation).reshape(x.shape))
 
 
-class MLP(nnx.Module):
-    """Two linear layers with an activation between them."""
-
-    def __init__(self, sizes: tuple[int, int, int], activation, *, rngs: nnx.Rngs):
-        self.up = Linear(sizes[0], sizes[1], rngs=rngs)
-        self.down = Linear(sizes[1], sizes[2], rngs=rngs)
-        self.activation = activation
-
-    @jax.named_scope("mlp")
-    def __call__(self, x: Array) -> Array:
-        return self.down(self.activation(self.up(x)))
-
-
 class Block(nnx.Module):
     """Attention, then a feed-forward layer, each behind a modulated norm and a gate."""
 
@@ -314,7 +302,7 @@ class Block(nnx.Module):
         self.norm1 = JointNorm(config, rngs=rngs)
         self.attention = Attention(config, rngs=rngs)
         self.norm2 = JointNorm(config, rngs=rngs)
-        self.mlp = MLP((width, 4 * width, width), jax.nn.gelu, rngs=rngs)
+        self.mlp = FeedForward((width, 4 * width, width), jax.nn.gelu, rngs=rngs)
 
     def __call__(
         self, x: Array, temb: Array, rope: tuple[Array, Array] | None, length: int
@@ -332,7 +320,9 @@ class Transformer(nnx.Module):
     def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
         width, token = config.width, config.patch**2 * config.latent_channels
         self.config = config
-        self.time_embed = MLP((width, config.time_width, config.time_width), jax.nn.silu, rngs=rngs)
+        self.time_embed = FeedForward(
+            (width, config.time_width, config.time_width), jax.nn.silu, rngs=rngs
+        )
         self.text_embed = Linear(config.text_width, width, rngs=rngs)
         self.latent_embed = Linear(token, width, rngs=rngs)
         self.blocks = stacked(partial(Block, config), config.layers, rngs=rngs)

@@ -4,25 +4,21 @@ B texts  T latent frames  H W latent size  C channels  L tokens  N steps  P prom
 """
 
 import dataclasses
-import html
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from tts_jax.generators.full_sequence import Branch, FullSequence
-from tts_jax.generators.networks import read_parts
 from tts_jax.generators.protocol import Params
+from tts_jax.generators.wan.parts import Parts, PartsConfig
 from tts_jax.generators.wan.scheduler import Schedule
-from tts_jax.generators.wan.transformer import Transformer, TransformerConfig
-from tts_jax.generators.wan.vae import CausalVideoVAE, VAEConfig
-from tts_jax.language.published import open_published
-from tts_jax.language.t5 import T5Config, T5Encoder
-from tts_jax.language.tokenizer import Tokenizer
+from tts_jax.generators.wan.transformer import TransformerConfig
+from tts_jax.generators.wan.vae import VAEConfig
+from tts_jax.language.t5 import T5Config
 from tts_jax.solvers import noise, rectified_flow
 from tts_jax.solvers.noise import Key
 from tts_jax.solvers.rectified_flow import Corrector, Predictor
@@ -106,35 +102,10 @@ class SamplerConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class WanConfig:
+class WanConfig(PartsConfig):
     """The parts of a generator."""
 
-    t5: T5Config
-    transformer: TransformerConfig
-    vae: VAEConfig
     sampler: SamplerConfig
-
-    def __post_init__(self):
-        check_video(self)
-
-    @property
-    def latent_shape(self) -> tuple[int, int, int, int]:
-        """T, H, W, C of a video's latents."""
-        vae, sampler = self.vae, self.sampler
-        return (
-            1 + (sampler.frames - 1) // vae.temporal_factor,
-            sampler.height // vae.spatial_factor,
-            sampler.width // vae.spatial_factor,
-            vae.latent_channels,
-        )
-
-    def open_tokenizers(self, folder: Path) -> dict[str, Tokenizer]:
-        """The tokenizers of a checkpoint folder, by part.
-
-        Raises:
-          Exception: a file is missing or damaged; of any type.
-        """
-        return {"t5": open_published(folder / "tokenizer", self.sampler.text_length)}
 
     @classmethod
     def wan2_1_1_3b(cls) -> "WanConfig":
@@ -156,16 +127,6 @@ class WanConfig:
             sampler=SamplerConfig.wan2_1_14b(),
         )
 
-    @classmethod
-    def from_json(cls, fields: Mapping) -> "WanConfig":
-        """Reads the "generator" entry of a checkpoint's `config.json`.
-
-        Raises:
-          TypeError: an unknown or a missing field.
-        """
-        parts = {field.name: field.type for field in dataclasses.fields(cls)}
-        return cls(**read_parts(fields, parts))
-
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
@@ -182,47 +143,7 @@ class Condition:
     guidance: Array
 
 
-def check_video(config) -> None:
-    """Refuses parts that do not fit together, or a video that they cannot make.
-
-    Args:
-      config: has `t5`, `transformer`, `vae`, `sampler`.
-
-    Raises:
-      ValueError: the one sentence about it.
-    """
-    vae, sampler, transformer = config.vae, config.sampler, config.transformer
-    if vae.latent_channels != transformer.latent_channels:
-        raise ValueError(
-            f"the VAE has {vae.latent_channels} latent channels, "
-            f"the denoiser {transformer.latent_channels}"
-        )
-    if transformer.text_width != config.t5.width:
-        raise ValueError(
-            f"the text encoder is {config.t5.width} wide, "
-            f"the denoiser wants {transformer.text_width}"
-        )
-    side, clip = vae.spatial_factor * transformer.patch, vae.temporal_factor
-    if sampler.height % side or sampler.width % side or (sampler.frames - 1) % clip:
-        raise ValueError(
-            f"a video of {sampler.frames} frames of {sampler.height} x {sampler.width}: "
-            f"sides are multiples of {side}, frames 1 + a multiple of {clip}"
-        )
-
-
-def decode_latents(vae: CausalVideoVAE, latents: Array, config: VAEConfig, *, tiled: bool) -> Array:
-    """Frames of latents, [T, H, W, C] -> [1 + 4(T-1), 8H, 8W, 3], float32 in [0, 1]."""
-    run = vae.decode_tiled if tiled else vae.decode
-    pixels = run(latents[None] * jnp.asarray(config.std) + jnp.asarray(config.mean))
-    return jnp.clip(pixels[0] * 0.5 + 0.5, 0.0, 1.0)
-
-
-def clean_prompt(text: str) -> str:
-    """A prompt as the published pipeline reads it: HTML entities resolved, single spaces."""
-    return " ".join(html.unescape(html.unescape(text)).split())
-
-
-class Wan(FullSequence):
+class Wan(Parts, FullSequence):
     """The generator protocol over Wan 2.1; see `tts_jax.generators.protocol.Generator`.
 
     A branch's latents are those that UniPC's corrector has gone over, once their clean estimate was
@@ -230,32 +151,6 @@ class Wan(FullSequence):
     """
 
     name = "wan"
-
-    def __init__(self, config: WanConfig, tokenizers: Mapping[str, Tokenizer]):
-        """Builds the graphs; allocates no parameters.
-
-        Args:
-          config: sizes and settings.
-          tokenizers: of "t5", which gives rows of `config.sampler.text_length` tokens.
-        """
-        self.config = config
-        self.tokenizers = tokenizers
-        self.tokenizer = tokenizers["t5"]
-
-    @property
-    def text_parts(self) -> tuple[str, ...]:
-        """Parts that `encode` alone uses."""
-        return ("t5",)
-
-    @property
-    def networks(self) -> dict:
-        """The module and the config of every part."""
-        config = self.config
-        return {
-            "t5": (T5Encoder, config.t5),
-            "transformer": (Transformer, config.transformer),
-            "vae": (CausalVideoVAE, config.vae),
-        }
 
     @property
     def stochastic(self) -> bool:
@@ -266,20 +161,11 @@ class Wan(FullSequence):
     def _schedule(self) -> Schedule:
         return self.config.sampler.schedule
 
-    @cached_property
-    def _encode_texts(self):
-        def encode(params: Params, tokens: Array, mask: Array) -> Array:
-            return jnp.where(mask[..., None], self.network(params, "t5")(tokens, mask), 0)
-
-        return jax.jit(encode)
-
     def encode_prompt(self, params: Params, prompt: str) -> Condition:
         """Text states of a prompt, and the guidance scale."""
         sampler = self.config.sampler
         texts = [sampler.negative_prompt, prompt] if sampler.guided else [prompt]
-        tokens, mask = self.tokenizer.tokenize([clean_prompt(text) for text in texts])
-        states = self._encode_texts({"t5": params["t5"]}, jnp.asarray(tokens), jnp.asarray(mask))
-        return Condition(states, jnp.float32(sampler.guidance))
+        return Condition(self.read_texts(params, texts), jnp.float32(sampler.guidance))
 
     def _estimate_clean(
         self, params: Params, condition: Condition, latents: Array, index: int | Array
@@ -329,8 +215,3 @@ class Wan(FullSequence):
 
     def _add_noise(self, latents: Array, here: int, normals: Array, strength: Array) -> Array:
         return rectified_flow.add_noise(latents, self._levels[here], normals, strength)
-
-    def decode(self, params: Params, latents: Array) -> Array:
-        """Frames of latents, [T, H, W, C] -> [1 + 4(T-1), 8H, 8W, 3], float32 in [0, 1]."""
-        vae = self.network(params, "vae")
-        return decode_latents(vae, latents, self.config.vae, tiled=self.config.sampler.tiled)

@@ -22,6 +22,7 @@ from jax import Array
 from tts_jax.nn.attention import attend, attend_in_parts
 from tts_jax.nn.embeddings import frequencies, rotate_pairs, timestep_sinusoid
 from tts_jax.nn.linear import Linear
+from tts_jax.nn.mlp import FeedForward
 from tts_jax.nn.norms import LayerNorm, RMSNorm, layer_norm
 from tts_jax.nn.sequence import by_sequence
 from tts_jax.nn.stack import stacked
@@ -273,20 +274,6 @@ def gated(x: Array, gate: Array) -> Array:
     return (y * gate[:, :, None]).reshape(x.shape).astype(x.dtype)
 
 
-class MLP(nnx.Module):
-    """Two linear layers with an activation between them."""
-
-    def __init__(self, sizes: tuple[int, int, int], activation, *, rngs: nnx.Rngs):
-        self.up = Linear(sizes[0], sizes[1], rngs=rngs)
-        self.down = Linear(sizes[1], sizes[2], rngs=rngs)
-        self.activation = activation
-
-    @jax.named_scope("mlp")
-    def __call__(self, x: Array) -> Array:
-        """[..., D_in] -> [..., D_out]."""
-        return self.down(self.activation(self.up(x)))
-
-
 class Attention(nnx.Module):
     """Projections of attention; queries and keys are normalised over the whole width."""
 
@@ -325,7 +312,7 @@ class Block(nnx.Module):
         self.self_attention = Attention(config, rngs=rngs)
         self.cross_norm = LayerNorm(width, eps=config.epsilon)
         self.cross_attention = Attention(config, rngs=rngs)
-        self.mlp = MLP((width, config.mlp, width), jax.nn.gelu, rngs=rngs)
+        self.mlp = FeedForward((width, config.mlp, width), jax.nn.gelu, rngs=rngs)
         self.modulation = nnx.Param(jax.random.normal(rngs.params(), (6, width)) / width**0.5)
         self.epsilon = config.epsilon
         self.implementation = config.attention
@@ -380,8 +367,8 @@ class Transformer(nnx.Module):
         width, token = config.width, config.patch**2 * config.latent_channels
         self.config = config
         self.latent_embed = Linear(token, width, rngs=rngs)
-        self.text_embed = MLP((config.text_width, width, width), jax.nn.gelu, rngs=rngs)
-        self.time_embed = MLP((config.time_width, width, width), jax.nn.silu, rngs=rngs)
+        self.text_embed = FeedForward((config.text_width, width, width), jax.nn.gelu, rngs=rngs)
+        self.time_embed = FeedForward((config.time_width, width, width), jax.nn.silu, rngs=rngs)
         self.time_modulation = Linear(width, 6 * width, rngs=rngs)
         self.blocks = stacked(partial(Block, config), config.layers, rngs=rngs)
         self.modulation = nnx.Param(jax.random.normal(rngs.params(), (2, width)) / width**0.5)
