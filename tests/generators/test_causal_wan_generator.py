@@ -4,16 +4,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from ml_collections import ConfigDict
 
+from tests.published import random_module
 from tts_jax.generators.causal_wan.generator import CausalWan, CausalWanConfig
-from tts_jax.generators.causal_wan.sampler import SamplerConfig
+from tts_jax.generators.causal_wan.sampler import SamplerConfig, read_past
 from tts_jax.generators.protocol import Generator
 from tts_jax.generators.wan.transformer import TransformerConfig
 from tts_jax.generators.wan.vae import VAEConfig
 from tts_jax.language.t5 import T5Config
 from tts_jax.parallel import branch_mesh
-from tts_jax.search import Search, load_preset
+from tts_jax.search import Search, load_preset, plan
+from tts_jax.search.flops import count_flops
+from tts_jax.search.models import outline_of
 from tts_jax.verifiers.panel import Panel
 
 PROMPT = "a b"
@@ -71,7 +75,9 @@ def build(**sampler):
 
 @pytest.fixture(scope="module")
 def params():
-    return build().init_params()
+    """Drawn on the host, which is quicker than compiling the initialisers."""
+    modules = {n: random_module(*network) for n, network in build().networks.items()}
+    return {name: nnx.to_pure_dict(nnx.state(module)) for name, module in modules.items()}
 
 
 @pytest.fixture(scope="module")
@@ -156,9 +162,58 @@ def test_searches_run_and_their_winners_are_made_again(params, preset):
         mesh=branch_mesh(1),
         exact=True,
     )
-    result = search.run(PROMPT, load_preset(ConfigDict(preset)), seed=2)
+    chosen = load_preset(ConfigDict(preset))
+    planned, result = search.plan(PROMPT, chosen), search.run(PROMPT, chosen, seed=2)
+    assert planned.nfe == result.ledger.total.nfe
     again = search.replay(PROMPT, result.best.path, seed=2)
     np.testing.assert_array_equal(again.frames, result.best.frames)
+
+
+def test_the_past_is_read_once_for_all_children_of_a_survivor(params, condition):
+    generator = build()
+    branch = generator.init(params, condition, None)
+
+    def flops(children, segment):
+        keys = jax.random.split(jax.random.key(0), children)
+        family = jax.vmap(lambda key: generator.advance(params, condition, branch, key, segment))
+        return count_flops(family, keys)
+
+    def read(place):
+        model, chunks = generator.network(params, "transformer"), generator.config.chunks
+        text, own = model.read(condition.text), chunks[: place + 1]
+        if place:
+            before = branch.latents[None, : sum(chunks[:place])]
+            read_past(model, before, text, own, generator.config.sampler)
+
+    rest = set()
+    for segment in range(3):
+        one, two, five = (flops(children, segment) for children in (1, 2, 5))
+        assert five - two == 3 * (two - one)
+        rest.add(one - (two - one) - count_flops(lambda place=segment: read(place)))
+        assert generator.parent_nfe(segment) == (segment > 0)
+    assert len(rest) == 1  # the embedded times of the steps
+
+
+def test_the_ledger_counts_what_siblings_share_once(params):
+    tree = dict(preset="tree_of_frames", branching=(3, 3, 3), judge_depths=(0, 1), keep=(1, 1))
+    chosen = load_preset(ConfigDict(tree | dict(rule="top_k")))
+
+    def plan_of(micro_batch):
+        search = Search(
+            build(),
+            params,
+            Panel([Brightness()]),
+            {"brightness": {}},
+            mesh=branch_mesh(1),
+            exact=False,
+            micro_batch=micro_batch,
+        )
+        return search.plan(PROMPT, chosen)
+
+    together, alone = plan_of(0), plan_of(1)
+    assert together.nfe == 3 * 3 * 2 + 2 and alone.nfe == 3 * 3 * 2 + 3 * 2
+    assert together.flops < alone.flops
+    assert together.nfe == plan(chosen, outline_of(build())).nfe  # told without a model
 
 
 def test_what_a_video_cannot_be_is_refused():

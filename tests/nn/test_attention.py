@@ -7,7 +7,7 @@ import pytest
 
 from tts_jax.generators import open_generator
 from tts_jax.nn import attention
-from tts_jax.nn.attention import attend
+from tts_jax.nn.attention import attend, attend_by_frames, attend_in_parts
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +33,31 @@ def test_the_kernel_is_attention(inputs, monkeypatch):
     for seen in (None, mask, mask[:1]):
         found = attend(*inputs, seen, implementation="splash")
         np.testing.assert_allclose(found, attend(*inputs, seen), rtol=1e-5, atol=1e-5)
+
+
+def test_parts_of_keys_by_the_kernel_are_attention_over_all(inputs, monkeypatch):
+    monkeypatch.setattr(attention, "TILE_Q", 128)
+    monkeypatch.setattr(attention, "TILE_K", 128)
+    q, k, v = inputs
+    there = jnp.arange(140) < 130
+    parts = [(k[:, :140], v[:, :140], there), (k[:, 140:], v[:, 140:], None)]
+    mask = jnp.concatenate([there, jnp.ones(60, bool)])[None, None]
+    whole = attend(q, k, v, mask)
+    for implementation in ("splash", "blocks"):
+        found = attend_in_parts(q, parts, implementation=implementation)
+        np.testing.assert_allclose(found, whole, rtol=1e-5, atol=1e-5)
+    nothing = [(k[:, :140], v[:, :140], there & False), parts[1]]
+    found = attend_in_parts(q, nothing, implementation="splash")
+    np.testing.assert_allclose(found, attend(q, *parts[1][:2]), rtol=1e-5, atol=1e-5)
+
+
+def test_frames_see_frames_as_by_a_mask_of_tokens(inputs):
+    q, k, v = (x[:, :150] for x in inputs)  # 5 frames of 30 tokens
+    seen = np.tril(np.ones((5, 5), bool))
+    seen[3:] = [True, False, False, True, True]
+    mask = jnp.asarray(np.kron(seen, np.ones((30, 30))) > 0)[None]
+    found = attend_by_frames(q, k, v, seen)
+    np.testing.assert_allclose(found, attend(q, k, v, mask), rtol=1e-5, atol=1e-5)
 
 
 def test_auto_takes_what_the_platform_has(inputs, monkeypatch):

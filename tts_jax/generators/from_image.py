@@ -12,7 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from tts_jax.generators.protocol import Branch, Condition, Generator, Look, Params
+from tts_jax.generators.protocol import (
+    Branch,
+    Condition,
+    Generator,
+    Look,
+    Params,
+    parent_nfe,
+)
 from tts_jax.solvers.noise import Key, fold_in
 
 IMAGE_TAG = 0xFFFFFFFE  # no child has this index
@@ -139,6 +146,10 @@ class FromImage:
     def nfe(self, segment: int) -> int:
         """Denoiser calls of one segment."""
         return self.generator.nfe(segment + self._done)
+
+    def parent_nfe(self, segment: int) -> int:
+        """Of these, those that siblings share."""
+        return parent_nfe(self.generator, segment + self._done)
 
     def program(self, segment: int) -> Hashable:
         """Segments of an equal value share one executable."""

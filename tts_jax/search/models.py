@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Self
 import jax
 from jax.sharding import Mesh
 
-from tts_jax.generators.protocol import Generator, Params
+from tts_jax.generators.protocol import Generator, Params, parent_nfe
 from tts_jax.parallel import (
     BRANCH,
     DeviceByDevice,
@@ -209,6 +209,7 @@ def outline_of(generator: Generator) -> Outline:
         **({"renoise_nfe": generator.renoise_nfe} if renoises else {}),
         look_ahead=generator.estimate_nfe if getattr(generator, "looks_ahead", False) else None,
         draft_nfe=draft and tuple(draft.nfe(segment) for segment in segments),
+        parent_nfe=tuple(parent_nfe(generator, segment) for segment in segments),
     )
 
 

@@ -69,6 +69,7 @@ class Programs:
         live: int = 0,
         dead: int = 0,
         nfe: int = 0,
+        row_nfe: tuple[int, int] = (0, 0),
         donate: tuple[int, ...] = (),
         out: jax.sharding.Sharding | None = None,
         component: str = "",
@@ -83,6 +84,7 @@ class Programs:
           live: branches it works on.
           dead: further branches that are padding.
           nfe: denoiser calls per branch.
+          row_nfe: further ones that branches share, those of live branches and those of padding.
           donate: arguments whose memory the result may take.
           out: where all of the result lies; by default where the compiler puts it.
           component: the name of what is charged.
@@ -107,7 +109,7 @@ class Programs:
             result = jax.block_until_ready(built.run(*args))
         seconds = time.perf_counter() - start
         self._slowest[name] = max(seconds, self._slowest.get(name, 0.0))
-        cost += _work(live, dead, nfe, flops, seconds)
+        cost += _work(live, dead, nfe, row_nfe, flops, seconds)
         return result
 
     def price(
@@ -119,6 +121,7 @@ class Programs:
         live: int = 0,
         dead: int = 0,
         nfe: int = 0,
+        row_nfe: tuple[int, int] = (0, 0),
         donate: tuple[int, ...] = (),
         out: jax.sharding.Sharding | None = None,
     ) -> Any:
@@ -141,7 +144,7 @@ class Programs:
                 (s / self._traced[n][1] for n, s in self._slowest.items() if self._traced[n][1]),
                 default=self._assumed,
             )
-        cost += _work(live, dead, nfe, flops, seconds * MARGIN)
+        cost += _work(live, dead, nfe, row_nfe, flops, seconds * MARGIN)
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), traced.out_info)
 
     def assume(self, ledger: Ledger) -> None:
@@ -178,15 +181,17 @@ def _shapes(args: Any) -> tuple:
     return tuple((x.shape, x.dtype) for x in jax.tree.leaves(args))
 
 
-def _work(live: int, dead: int, nfe: int, flops: int, seconds: float) -> Cost:
+def _work(
+    live: int, dead: int, nfe: int, row_nfe: tuple[int, int], flops: int, seconds: float
+) -> Cost:
     wasted = flops * dead // max(live + dead, 1)
     return Cost(
         launches=1,
         calls=live,
-        nfe=live * nfe,
+        nfe=live * nfe + row_nfe[0],
         flops=flops - wasted,
         padding=dead,
-        padding_nfe=dead * nfe,
+        padding_nfe=dead * nfe + row_nfe[1],
         padding_flops=wasted,
         seconds=seconds,
     )

@@ -196,13 +196,13 @@ class CausalWan(Parts):
         return None
 
     def nfe(self, segment: int) -> int:
-        """Denoiser calls of a segment: its steps, and one that reads the chunks before.
-
-        That one is of the parent, and made once for all of its children.
-        """
-        place = segment // self._parts
+        """Denoiser calls of a segment: its steps, and one that reads the chunks before."""
         steps = 1 if self._parts > 1 else len(self.config.sampler.steps)
-        return steps + (place > 0)
+        return steps + self.parent_nfe(segment)
+
+    def parent_nfe(self, segment: int) -> int:
+        """Of these, the one that reads: it is the parent's, made once for all of its children."""
+        return int(segment >= self._parts)
 
     def program(self, segment: int) -> int:
         """Every segment is a program of its own."""
