@@ -53,7 +53,7 @@ def get_config() -> ConfigDict:
             ),
             budget=dict(nfe=0, flops=0.0, seconds=0.0),
             mesh=dict(branch=0, model=1, sequence=1),
-            micro_batch=1,
+            micro_batch=2,  # children of one parent, which share its past; of two, both are held
             video=dict(fps=16, size=0),
             seed=0,
         )

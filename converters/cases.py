@@ -266,6 +266,24 @@ def wan_outputs(run: Run, tensors: Tensors) -> Iterator[Output]:
         yield _within(f"{call}.out", found, channels_last(wanted))
 
 
+def causal_wan_outputs(run: Run, tensors: Tensors) -> Iterator[Output]:
+    """Calls of causal Wan's denoiser on all frames under a mask, in the order [B, C, T, H, W]."""
+    for call, mask in _calls(tensors, ".frame_mask"):
+        clip, time = channels_last(tensors["x"]), tensors["t"]
+        wanted, frames = channels_last(tensors[f"{call}.out"]), clip.shape[1]
+        positions = np.arange(frames)
+        if len(mask) > frames:  # clean frames before them, read at a time of their own
+            before = tensors["aug_t"] if call.endswith("_aug") else np.zeros_like(time)
+            clip = np.concatenate([channels_last(tensors["clean_x"]), clip], axis=1)
+            time, positions = np.concatenate([before, time], axis=1), np.tile(positions, 2)
+
+        def function(model, *inputs, mask=mask, positions=positions):
+            return model(*inputs, frame_mask=mask.astype(bool), positions=positions)
+
+        found = run(function, clip, tensors["context"], time)
+        yield _within(f"{call}.out", found[:, -frames:], wanted)
+
+
 def wan_vae_outputs(run: Run, tensors: Tensors) -> Iterator[Output]:
     """Calls of Wan's VAE; those with "tiled" in their name are tiled."""
     for call, wanted in _calls(tensors, ".moments"):
@@ -397,6 +415,18 @@ def tower_outputs(run: Run, tensors: Tensors) -> Iterator[Output]:
     yield Output("image_embeds, tower alone", image, tensors["image_embeds"], atol=2e-5)
 
 
+def _recorded_causal_wan() -> Component:
+    """Whose configuration stands beside what the calls were."""
+    component = COMPONENTS["causal_wan_1_3b"]
+    return dataclasses.replace(
+        component,
+        read=lambda fields: component.read(fields["model"]),
+        inert=component.inert
+        | set("cases latent_hw local_attn_size sink_size".split())
+        | {"tokens_per_frame"},
+    )
+
+
 def _head(kind: str) -> Case:
     """A LAION head; CLIP's folder has its sizes and its weights among its own."""
     published, name = COMPONENTS[f"laion_aesthetic_{kind}"], f"laion_{kind}"
@@ -428,6 +458,7 @@ _SINGLE = {
     "cogvideox_vae": Case("cogvideox_vae", cogvideox_vae_outputs),
     "wan2_1_t2v_1_3b_transformer": Case("wan2_1_t2v_1_3b_transformer", wan_outputs),
     "wan2_1_t2v_14b_transformer": Case("wan2_1_t2v_14b_transformer", wan_outputs),
+    "causal_wan_transformer": Case("causal_wan_1_3b", causal_wan_outputs, _recorded_causal_wan()),
     "wan_vae": Case("wan_vae", wan_vae_outputs),
     "nova_transformer": Case("nova_d48w1024_osp480", nova_outputs),
     "nova_vae": Case("nova_vae", nova_vae_outputs),

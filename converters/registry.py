@@ -23,9 +23,11 @@ from converters import (
     wan,
     wan_transformer,
 )
-from converters.components import Component, Gathered
+from converters.components import Component, Found
 from converters.core import Rules
 from converters.decoder import IGNORED, TIED, decoder_rules
+from tts_jax.generators.causal_wan.generator import CausalWanConfig
+from tts_jax.generators.causal_wan.sampler import SamplerConfig as CausalWanSampler
 from tts_jax.generators.cogvideox import transformer as cogvideox_transformer
 from tts_jax.generators.cogvideox import vae as cogvideox_vae
 from tts_jax.generators.cogvideox.generator import CogVideoXConfig
@@ -87,8 +89,8 @@ class Model:
       inert: fields of these files that change nothing, beside those of every file.
       copies: folders of the published directory whose tokenizers are copied; "" is itself.
       extras: other files of the published directory that are copied where they are.
-      gather: of the published directory and a base model's, what both hold of the only part; None
-        of a directory that needs no base.
+      gather: of the published file or directory and a base model's, what lies in both; None of one
+        that needs no base.
     """
 
     parts: Mapping[str, Part]
@@ -97,7 +99,7 @@ class Model:
     inert: frozenset[str] = frozenset()
     copies: tuple[str, ...] = ()
     extras: tuple[str, ...] = ()
-    gather: Callable[[Path, Path | None], Gathered | None] | None = None
+    gather: Callable[[Path, Path | None], Found | None] | None = None
 
     def component(self, part: str) -> Component:
         """The component of a part."""
@@ -231,6 +233,13 @@ def _cogvideox(published: Callable[[], Any]) -> Component:
         fixed={"use_rotary_positional_embeddings": published().rotary},
         inert=_names("max_text_seq_length sample_frames temporal_compression_ratio"),
     )
+
+
+def _read_causal_wan(fields: Mapping) -> wan_denoiser.TransformerConfig:
+    """Of Wan's own `config.json`, or of the one in the layout of diffusers."""
+    config = wan_denoiser.TransformerConfig
+    published = "num_attention_heads" in fields
+    return config.from_reference(fields) if published else config.from_original(fields)
 
 
 def _wan(published: Callable[[], Any]) -> Component:
@@ -392,8 +401,9 @@ COMPONENTS = {
     "causal_wan_1_3b": Component(
         build=wan_denoiser.Transformer,
         published=wan_denoiser.TransformerConfig.wan_1_3b,
-        read=wan_denoiser.TransformerConfig.from_original,
+        read=_read_causal_wan,
         rules=wan_transformer.ORIGINAL_RULES,
+        ignored=wan_transformer.ORIGINAL_IGNORED,
         inert=_names("text_len"),
     ),
     "wan_vae": Component(
@@ -604,6 +614,25 @@ def _wan_pipeline(size: str) -> Model:
     return _diffusers("wan", WanConfig, read, parts, inert)
 
 
+def _causal_wan_pipeline() -> Model:
+    """A denoiser of Self-Forcing, and the VAE, text encoder and tokenizer of its base."""
+
+    def entries(configs: Mapping[str, Any], settings: Mapping[str, Mapping]) -> dict:
+        config = CausalWanConfig(**configs, sampler=CausalWanSampler())
+        return {"generator": {"name": "causal_wan", **dataclasses.asdict(config)}}
+
+    return Model(
+        parts={
+            "transformer": Part(component="causal_wan_1_3b", folder="transformer"),
+            "vae": Part(component="wan_vae", folder="vae"),
+            "t5": Part(component="umt5_xxl_encoder", folder="text_encoder"),
+        },
+        entries=entries,
+        copies=("tokenizer",),
+        gather=wan_transformer.gather,
+    )
+
+
 def _pooled(config: TextConfig) -> int:
     return config.width if config.projection is None else config.projection
 
@@ -623,6 +652,7 @@ MODELS = {
     "nova": _nova_pipeline(),
     **{f"wan2_1_{size}": _wan_pipeline(size) for size in ("1_3b", "14b")},
     **{name: _alone(name, name, ("component", name)) for name in COMPONENTS},
+    "causal_wan_1_3b": _causal_wan_pipeline(),
     LANGUAGE_MODEL: _alone(LANGUAGE_MODEL, LANGUAGE_MODEL, (LANGUAGE_MODEL,), copies=("",)),
     **{
         name: _verifier("clip", name)

@@ -251,7 +251,8 @@ def _read_torch(path: Path) -> dict[str, StoredTensor]:
     except Exception as error:  # torch raises many types for a damaged or an unsafe file
         reason = str(error).strip().partition("\n")[0]
         raise ConversionError(f"checkpoint {path} cannot be read: {reason}") from error
-    for key in ("state_dict", "model"):  # how training programs wrap what they save
+    # How training programs wrap what they save.
+    for key in ("generator_ema", "generator", "state_dict", "model"):
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
             state = state[key]
     if (

@@ -59,6 +59,15 @@ def test_recorded_denoiser_calls_pass(golden, tmp_path, run, capsys, name):
     assert "b_hist2.out.0" in capsys.readouterr().out
 
 
+def test_recorded_calls_of_causal_wan_pass(golden, tmp_path, run, capsys):
+    folder = tmp_path / "causal_wan_transformer"
+    shutil.copytree(golden(folder.name), folder)
+    keep(folder, ("x", "t", "context", "clean_x", "aug_t", "block3_window."))
+    assert run(verify, golden=folder) == 0
+    output = capsys.readouterr().out
+    assert "teacher_forcing.out" in output and "block3_window.out" in output
+
+
 def test_recorded_clip_embeddings_and_aesthetic_heads_pass(golden, run, capsys):
     assert run(verify, golden=golden("clip_readouts")) == 0
     output = capsys.readouterr().out
