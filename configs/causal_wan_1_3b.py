@@ -35,6 +35,9 @@ def get_config() -> ConfigDict:
                 window=0,  # latent frames that a chunk sees, its own included; 0 for all
                 sink=0,
                 segment="chunk",  # or step
+                # The first frame, a picture; needs first_alone, and frames=85, say: 22 latent ones,
+                # of which those after the first are chunks.
+                image="",
                 tiled=False,  # True: less memory to decode, slightly other pixels
             ),
             verifiers=(

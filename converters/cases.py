@@ -287,7 +287,8 @@ def causal_wan_outputs(run: Run, tensors: Tensors) -> Iterator[Output]:
 def wan_vae_outputs(run: Run, tensors: Tensors) -> Iterator[Output]:
     """Calls of Wan's VAE; those with "tiled" in their name are tiled."""
     for call, wanted in _calls(tensors, ".moments"):
-        found = run(wan.CausalVideoVAE.encode, channels_last(tensors[f"{call}.in"]))
+        method = "encode_tiled" if "tiled" in call else "encode"
+        found = run(getattr(wan.CausalVideoVAE, method), channels_last(tensors[f"{call}.in"]))
         yield _within(f"{call}.moments", found, channels_last(wanted))
     for call, wanted in _calls(tensors, ".out"):
         method = "decode_tiled" if "tiled" in call else "decode"

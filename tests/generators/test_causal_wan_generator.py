@@ -8,16 +8,18 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from tests.published import random_module
-from tts_jax.generators.causal_wan.generator import CausalWan, CausalWanConfig
+from tts_jax.generators.causal_wan.generator import NOISE_TAG, Branch, CausalWan, CausalWanConfig
 from tts_jax.generators.causal_wan.sampler import SamplerConfig, read_past
+from tts_jax.generators.from_image import FromImage
 from tts_jax.generators.protocol import Generator
-from tts_jax.generators.wan.transformer import TransformerConfig
+from tts_jax.generators.wan.transformer import Past, TransformerConfig
 from tts_jax.generators.wan.vae import VAEConfig
 from tts_jax.language.t5 import T5Config
 from tts_jax.parallel import branch_mesh
 from tts_jax.search import Search, load_preset, plan
 from tts_jax.search.flops import count_flops
 from tts_jax.search.models import outline_of
+from tts_jax.solvers import noise
 from tts_jax.verifiers.panel import Panel
 
 PROMPT = "a b"
@@ -169,6 +171,54 @@ def test_searches_run_and_their_winners_are_made_again(params, preset):
     np.testing.assert_array_equal(again.frames, result.best.frames)
 
 
+def test_a_video_that_starts_from_an_image_goes_on_from_its_latents(params):
+    inner = build(frames=9)
+    image = np.random.default_rng(0).random((16, 16, 3), np.float32)
+    generator = FromImage(inner, image)
+    assert generator.units == (1,) and generator.nfe(0) == 3 and generator.parent_nfe(0) == 1
+    condition = jax.tree.map(lambda x: x[0], generator.encode(params, [PROMPT]))
+    branch = generator.init(params, condition, jax.random.key(0))
+    vae, mean = inner.config.vae, np.split(condition.moments, 2, axis=-1)[0]
+    own = branch.latents[:1] * np.array(vae.std) + np.array(vae.mean)
+    np.testing.assert_allclose(own, mean, atol=1e-5)
+    assert condition.moments.shape == (1, 4, 4, 8) and not branch.latents[1:].any()
+    advance = jax.jit(lambda *args: generator.advance(*args, 0))
+    found = advance(params, condition, branch, jax.random.key(3)).latents
+    np.testing.assert_array_equal(found[:1], branch.latents[:1])
+    assert found[1:].all()
+    with pytest.raises(ValueError, match="the first chunk has 3 latent frames, and an image is"):
+        FromImage(build(first_alone=False, chunk=3, frames=21), image)
+
+
+def test_a_video_longer_than_the_window_is_made_on_a_rolling_past(params, condition):
+    """The same by a past to which chunks are added, and which rolls when it is full."""
+    generator = build(frames=25, window=4, sink=1, steps=(1000,))
+    config, key = generator.config, jax.random.key(4)
+    rng = np.random.default_rng(1)
+    latents = jnp.asarray(rng.normal(size=config.latent_shape), jnp.float32)
+    found = jax.jit(
+        lambda params: generator.advance(params, condition, Branch(latents), key, 3).latents[-2:]
+    )(params)
+
+    @jax.jit
+    def rolled(params):
+        model = generator.network(params, "transformer")
+        tokens, time = latents[0, ..., 0].size // config.transformer.patch**2, jnp.zeros(1)
+        past = Past.empty(config.transformer, 1, 2 * tokens)
+        for first, last in ((0, 1), (1, 3), (3, 5)):
+            read = model.chunk(latents[None, first:last], condition.text, time, past, first)
+            past = past.append(read[1], tokens)
+        keys = noise.fold_in(noise.fold_in(key, NOISE_TAG), 0)
+        start = noise.normal(keys, (1, 2, *config.latent_shape[1:]))
+        time = jnp.asarray(config.sampler.times)
+        return start - model.chunk(start, condition.text, time, past, 5)[0]
+
+    np.testing.assert_allclose(found, rolled(params)[0], atol=1e-5)
+    whole = build(frames=25, steps=(1000,)).advance
+    other = jax.jit(lambda params: whole(params, condition, Branch(latents), key, 3))(params)
+    assert np.abs(other.latents[-2:] - found).max() > 1e-3
+
+
 def test_the_past_is_read_once_for_all_children_of_a_survivor(params, condition):
     generator = build()
     branch = generator.init(params, condition, None)
@@ -220,6 +270,7 @@ def test_what_a_video_cannot_be_is_refused():
     for sentence, settings in {
         "6 latent frames are not chunks of 2 after the first": dict(frames=21),
         "sides are multiples of 8": dict(width=20),
+        "of which the denoiser can tell 1024 apart": dict(frames=4097),
     }.items():
         with pytest.raises(ValueError, match=sentence):
             build(**settings)

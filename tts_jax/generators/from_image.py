@@ -38,7 +38,8 @@ class FromImage:
     """A generator whose unit 0 is done: a draw from the posterior of the image's latents.
 
     The draw is the root's, so that all branches share it. Of the generator it needs, beside the
-    protocol, `frame_size`, `encode_frames` and `begin_with_image`.
+    protocol, `frame_size`, `encode_frames` and `begin_with_image`; and, if its settings may allow
+    no image, `refuses_image`, a sentence that says why, or nothing.
     """
 
     def __init__(self, generator: Generator, image: np.ndarray):
@@ -49,8 +50,11 @@ class FromImage:
           image: the first frame, [H, W, 3] of the generator's size, uint8 or float in [0, 1].
 
         Raises:
-          ValueError: another size or type, or there is no unit after the first.
+          ValueError: another size or type, there is no unit after the first, or the generator's
+            first unit is more than an image.
         """
+        if reason := getattr(generator, "refuses_image", ""):
+            raise ValueError(reason)
         shape = *generator.frame_size, 3
         image = np.asarray(image)
         if len(generator.units) < 2:

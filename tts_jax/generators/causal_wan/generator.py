@@ -27,6 +27,7 @@ from tts_jax.generators.wan.parts import Parts, PartsConfig
 from tts_jax.generators.wan.transformer import TransformerConfig
 from tts_jax.generators.wan.vae import VAEConfig
 from tts_jax.language.t5 import T5Config
+from tts_jax.nn.autoencoder import posterior_mode
 from tts_jax.solvers import noise
 from tts_jax.solvers.noise import Key
 
@@ -113,6 +114,33 @@ class CausalWan(Parts):
     def init(self, params: Params, condition: Condition, key: Key) -> Branch:
         """A branch without a chunk; see the protocol."""
         return Branch(jnp.zeros(self.config.latent_shape))
+
+    @property
+    def refuses_image(self) -> str:
+        """Why videos cannot start from an image; empty if they can."""
+        first = self.config.chunks[0]
+        if first == 1:
+            return ""
+        return (
+            f"the first chunk has {first} latent frames, and an image is one: set first_alone, or "
+            "chunks of 1"
+        )
+
+    def begin_with_image(
+        self, params: Params, condition: Condition, branch: Branch, moments: Array, key: Key
+    ) -> Branch:
+        """A branch whose first chunk is an image: the mean of its latents, without a draw.
+
+        Args:
+          params: the model's parameters.
+          condition: of the prompt.
+          branch: of `init`.
+          moments: of `encode_frames` for the image, [1, H, W, 2C].
+          key: not used.
+        """
+        mean, std = jnp.asarray(self.config.vae.mean), jnp.asarray(self.config.vae.std)
+        first = (posterior_mode(moments) - mean) / std
+        return Branch(branch.latents.at[:1].set(first))
 
     def advance(
         self,

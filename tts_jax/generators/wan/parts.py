@@ -17,7 +17,7 @@ from jax import Array
 
 from tts_jax.generators.networks import GeneratorNetworks, read_parts
 from tts_jax.generators.protocol import Params
-from tts_jax.generators.wan.transformer import Transformer, TransformerConfig
+from tts_jax.generators.wan.transformer import POSITIONS, Transformer, TransformerConfig
 from tts_jax.generators.wan.vae import CausalVideoVAE, VAEConfig
 from tts_jax.language.published import open_published
 from tts_jax.language.t5 import T5Config, T5Encoder
@@ -50,6 +50,11 @@ class PartsConfig:
             raise ValueError(
                 f"a video of {sampler.frames} frames of {sampler.height} x {sampler.width}: "
                 f"sides are multiples of {side}, frames 1 + a multiple of {clip}"
+            )
+        if self.latent_shape[0] > POSITIONS:
+            raise ValueError(
+                f"{sampler.frames} frames are {self.latent_shape[0]} latent frames, of which the "
+                f"denoiser can tell {POSITIONS} apart"
             )
 
     @property
@@ -127,6 +132,17 @@ class Parts(GeneratorNetworks):
         """States of texts, [B, L, D_text], zero where there is padding."""
         tokens, mask = self.tokenizer.tokenize([clean_prompt(text) for text in texts])
         return self._encode_tokens({"t5": params["t5"]}, jnp.asarray(tokens), jnp.asarray(mask))
+
+    @property
+    def frame_size(self) -> tuple[int, int]:
+        """Height and width of a frame, pixels."""
+        return self.config.sampler.height, self.config.sampler.width
+
+    def encode_frames(self, params: Params, frames: Array) -> Array:
+        """Posterior moments of frames, [1 + 4k, 8H, 8W, 3] in [0, 1] -> [1 + k, H, W, 2C]."""
+        vae = self.network(params, "vae")
+        run = vae.encode_tiled if self.config.sampler.tiled else vae.encode
+        return run(2 * frames[None] - 1)[0]
 
     def decode(self, params: Params, latents: Array) -> Array:
         """Frames of latents, [T, H, W, C] -> [1 + 4(T-1), 8H, 8W, 3], float32 in [0, 1]."""
