@@ -1,7 +1,7 @@
 r"""What siblings of causal Wan share, by the TPU compiler: memory of a chunk, cost of a tree.
 
 python -m experiments.benchmark_causal_wan
-python -m experiments.benchmark_causal_wan --topology=v5e:2x2 --nobytes
+python -m experiments.benchmark_causal_wan --topology=v5e:2x2
 python -m experiments.benchmark_causal_wan --siblings=4 --config.generator.frames=33 --output=FILE
 
 No TPU is needed: programs are compiled ahead of time by the compiler in libtpu (extra `plan`), at
@@ -10,8 +10,7 @@ full size and without weights, for one chip. Prints, and writes to --output as J
   past: all of one parent, whose keys and values they share, and each of a parent of its own.
 - What a Tree-of-Frames takes of the denoiser that gives one parent so many children at every chunk,
   advanced together and each alone: denoiser calls and operations by the ledger's count, and bytes
-  that the compiled programs move; for these all programs of both trees are compiled, unless
-  --nobytes.
+  that matrix products and kernels read and write.
 """
 
 import datetime
@@ -40,6 +39,7 @@ from tts_jax.nn import attention
 from tts_jax.parallel import make_mesh
 from tts_jax.planning import chips, executable
 from tts_jax.planning.chips import GIB
+from tts_jax.planning.jaxprs import operand_bytes
 from tts_jax.planning.sketch import Sketch, chip_bytes
 from tts_jax.search import load_preset
 
@@ -50,7 +50,6 @@ def define(values: flags.FlagValues) -> None:
     """The program's own flags."""
     flags.DEFINE_string("topology", "v5p:2x2x1", "chip and shape of the slice", values)
     flags.DEFINE_integer("siblings", 8, "children of a parent", 2, flag_values=values)
-    flags.DEFINE_bool("bytes", True, "compile the programs of the trees, too", values)
     flags.DEFINE_string("output", "", "also write the figures to this JSON file", values)
 
 
@@ -71,7 +70,7 @@ def main(options: flags.FlagValues) -> None:
         "dtype": jnp.dtype(DTYPE).name,
         "date": datetime.date.today().isoformat(),
         "memory": measure_memory(config, mesh, options.siblings),
-        "tree": measure_tree(config, mesh, options.siblings, compile_it=options.bytes),
+        "tree": measure_tree(config, mesh, options.siblings),
     }
     console = Console(highlight=False)
     if not console.is_terminal:
@@ -92,8 +91,8 @@ def measure_memory(config: ConfigDict, mesh: Mesh, siblings: int) -> dict:
 
     Returns:
       `parameters` of the denoiser; keys and values of the `past` that the chunk sees, and those of
-      the `chunk`; and of the programs `shared` and `unshared`: `temporaries`, and `peak`, the
-      parameters included.
+      the `chunk`; and of the programs `shared` and `unshared`: `temporaries`, `peak`, the
+      parameters included, and what they have `moved`.
     """
     generator, params, _, _ = open_models(config, DTYPE)
     alone = SingleDeviceSharding(mesh.devices.flat[0])
@@ -121,10 +120,15 @@ def measure_memory(config: ConfigDict, mesh: Mesh, siblings: int) -> dict:
         with attention.on_platform(mesh.devices.flat[0].platform):
             traced = jax.jit(family).trace(params, condition, parents, keys)
         try:
-            memory = executable.memory_of(executable.compile_for(traced.lower()))
+            program = executable.compile_for(traced.lower())
         except executable.DoesNotFit as error:
             return {"temporaries": error.needed, "peak": error.needed, "refused": str(error)}
-        return {"temporaries": memory.temporaries, "peak": memory.peak}
+        memory, text = executable.memory_of(program), executable.read(program.as_text())
+        return {
+            "temporaries": memory.temporaries,
+            "peak": memory.peak,
+            "moved": text.moved,
+        }
 
     frame = math.prod(generator.config.latent_shape[1:3]) // transformer.patch**2
     token = 2 * transformer.layers * transformer.width * jnp.dtype(DTYPE).itemsize
@@ -138,15 +142,15 @@ def measure_memory(config: ConfigDict, mesh: Mesh, siblings: int) -> dict:
     }
 
 
-def measure_tree(config: ConfigDict, mesh: Mesh, siblings: int, *, compile_it: bool) -> dict:
+def measure_tree(config: ConfigDict, mesh: Mesh, siblings: int) -> dict:
     """Denoising of a Tree-of-Frames that keeps one of so many children at every chunk.
 
     Args:
       config, mesh, siblings: as of `measure_memory`.
-      compile_it: whether bytes are wanted.
 
     Returns:
-      For children advanced `together` and each `alone`: `nfe`, `flops`, and bytes `moved`.
+      For children advanced `together` and each `alone`: `nfe`, `flops`, and `bytes` as
+      `operand_bytes` counts them.
     """
     found = {}
     for name, micro_batch in (("together", siblings), ("alone", 1)):
@@ -161,14 +165,12 @@ def measure_tree(config: ConfigDict, mesh: Mesh, siblings: int, *, compile_it: b
         )
         nfe = sketch.plan(load_preset(ConfigDict(preset))).nfe
         programs = [p for p in sketch.recorder.programs.values() if p.name.startswith("advance")]
-        found[name] = {"nfe": nfe, "flops": sum(p.calls * p.work.flops for p in programs)}
-        if compile_it:
-            found[name]["moved"] = sum(p.calls * _moved(p) for p in programs)
+        found[name] = {
+            "nfe": nfe,
+            "flops": sum(p.calls * p.work.flops for p in programs),
+            "bytes": sum(p.calls * operand_bytes(p.traced.jaxpr) for p in programs),
+        }
     return found
-
-
-def _moved(program) -> float:
-    return executable.read(executable.compile_for(program.traced.lower()).as_text()).moved
 
 
 def show(console: Console, found: Mapping, room: int) -> None:
@@ -179,17 +181,17 @@ def show(console: Console, found: Mapping, room: int) -> None:
         f"parameters {memory['parameters'] / GIB:.2f} GiB, keys and values of the past "
         f"{memory['past'] / GIB:.2f} GiB, of a chunk {memory['chunk'] / GIB:.2f} GiB"
     )
-    table = _table("GiB", ("keys and values of the past", "temporaries", "peak", "fits"))
+    table = _table("the program", ("past", "temporaries, GiB", "peak, GiB", "fits", "moved, GB"))
     for name in ("shared", "unshared"):
         own = memory[name]
         sizes = [f"{own[field] / GIB:.2f}" for field in ("temporaries", "peak")]
         fits = "no" if "refused" in own or own["peak"] > room else "yes"
-        table.add_row(name, *sizes, fits)
+        table.add_row(name, *sizes, fits, f"{own['moved'] / 1e9:.0f}" if "moved" in own else "-")
     console.print(table)
-    table = _table(f"a tree of {count} children a chunk", ("children", "NFE", "PFLOP", "GB moved"))
+    table = _table(f"a tree of {count} children a chunk", ("children", "NFE", "PFLOP", "TB"))
     for name, own in found["tree"].items():
-        moved = f"{own['moved'] / 1e9:.0f}" if "moved" in own else "-"
-        table.add_row(name, str(own["nfe"]), f"{own['flops'] / 1e15:.2f}", moved)
+        sizes = f"{own['flops'] / 1e15:.2f}", f"{own['bytes'] / 1e12:.2f}"
+        table.add_row(name, str(own["nfe"]), *sizes)
     console.print(table)
 
 

@@ -8,6 +8,7 @@ import pytest
 from tts_jax.generators import open_generator
 from tts_jax.nn import attention
 from tts_jax.nn.attention import attend, attend_by_frames, attend_in_parts
+from tts_jax.planning import chips
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +50,28 @@ def test_parts_of_keys_by_the_kernel_are_attention_over_all(inputs, monkeypatch)
     nothing = [(k[:, :140], v[:, :140], there & False), parts[1]]
     found = attend_in_parts(q, nothing, implementation="splash")
     np.testing.assert_allclose(found, attend(q, *parts[1][:2]), rtol=1e-5, atol=1e-5)
+
+
+def test_siblings_on_tpu_hold_the_keys_that_they_share_once():
+    _, devices = chips.tpu_devices("v5e:2x2")
+    alone = jax.sharding.SingleDeviceSharding(devices[0])
+
+    def array(*shape):
+        return jax.ShapeDtypeStruct(shape, jnp.bfloat16, sharding=alone)
+
+    own, past = array(8, 1, 1024, 2, 128), array(1, 16384, 2, 128)
+    size = 2 * past.size * past.dtype.itemsize
+
+    def child(q, k, v, keys, values):
+        there = jnp.arange(past.shape[1]) < 16000
+        parts = [(keys, values, there), (k, v, None)]
+        return attend_in_parts(q, parts, implementation="auto")
+
+    with attention.on_platform("tpu"):
+        family = jax.jit(jax.vmap(child, (0, 0, 0, None, None)))
+        compiled = family.lower(own, own, own, past, past).compile()
+    assert compiled.as_text().count("tpu_custom_call") >= 2
+    assert compiled.memory_analysis().temp_size_in_bytes < 4 * size
 
 
 def test_frames_see_frames_as_by_a_mask_of_tokens(inputs):

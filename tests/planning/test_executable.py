@@ -14,7 +14,7 @@ from jax.sharding import PartitionSpec as P
 from tts_jax.nn import attention
 from tts_jax.parallel import make_mesh
 from tts_jax.planning import chips, executable
-from tts_jax.planning.jaxprs import work_of
+from tts_jax.planning.jaxprs import operand_bytes, work_of
 
 LAYERS, ROWS, WIDTH = 8, 1024, 512
 
@@ -170,3 +170,15 @@ def test_bytes_of_shapes():
     assert executable.nbytes("(f32[4]{0}, s4[3]{0:S(1)}, pred[])") == 17
     assert executable.nbytes("s4[3]{0:S(1)}", anywhere=True) == 1.5
     assert np.isclose(executable.nbytes("token[]"), 0)
+
+
+def test_an_operand_that_branches_share_is_counted_once():
+    shared, own = jnp.zeros((64, 32), jnp.bfloat16), jnp.zeros((5, 8, 64), jnp.bfloat16)
+
+    def each(shared_axis):
+        function = jax.vmap(lambda x, w: x @ w, (0, shared_axis))
+        weights = shared if shared_axis is None else jnp.stack([shared] * 5)
+        return operand_bytes(jax.make_jaxpr(function)(own, weights))
+
+    rest = 2 * 5 * (8 * 64 + 8 * 32)
+    assert each(None) == rest + 2 * 64 * 32 and each(0) == rest + 5 * 2 * 64 * 32
