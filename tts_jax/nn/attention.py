@@ -191,10 +191,8 @@ def _splash(q: Array, k: Array, v: Array, mask: Array | None) -> Array:
         tokens_last_but_one(k, columns),
         tokens_last_but_one(v, columns),
     ]
-    seq = splash.QKVLayout.SEQ_MINOR
-    sizes = splash.BlockSizes(
-        block_q=tiles[0], block_kv=tiles[1], q_layout=seq, k_layout=seq, v_layout=seq
-    )
+    layouts = dict.fromkeys(("q_layout", "k_layout", "v_layout"), splash.QKVLayout.SEQ_MINOR)
+    sizes = splash.BlockSizes(block_q=tiles[0], block_kv=tiles[1], **layouts)
     options = dict(block_sizes=sizes, head_shards=1, q_seq_shards=1, interpret=_platform() != "tpu")
     # On TPU the kernel has one precision for 16-bit products, whatever is asked of others.
     precision = "default" if q.dtype.itemsize == 2 else None
