@@ -35,9 +35,15 @@ class Linear(nnx.Linear):
         y = jnp.einsum("bld,dnk->blnk", x, self.kernel[...].reshape(-1, *heads))
         return y if self.bias is None else y + self.bias[...].reshape(heads)
 
-    def from_heads(self, x: Array) -> Array:
-        """[B, L, N, K] -> [B, L, D_out]; heads are not joined before, which would copy them."""
-        y = jnp.einsum("blnk,nkd->bld", x, self.kernel[...].reshape(*x.shape[2:], -1))
+    def from_heads(self, x: Array, rest: Array | None = None) -> Array:
+        """[B, L, N, K] -> [B, L, D_out], of the heads and the rest, [B, L, D_in - N * K], if any.
+
+        Nothing is joined before, which would copy all of it.
+        """
+        kernel, width = self.kernel[...], x.shape[2] * x.shape[3]
+        y = jnp.einsum("blnk,nkd->bld", x, kernel[:width].reshape(*x.shape[2:], -1))
+        if rest is not None:
+            y = y + rest @ kernel[width:]
         return y if self.bias is None else y + self.bias[...]
 
 
