@@ -33,7 +33,7 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments import cli
-from experiments.models import open_models
+from experiments.models import axes_of, open_models
 from experiments.runs import to_json
 from experiments.sweep import LINEAR, read_panels, read_studies
 from tts_jax.media import write_bytes
@@ -102,8 +102,8 @@ def make_plan(
     Returns:
       The plan as JSON has it; bytes and seconds.
     """
-    mesh = make_mesh(**config.mesh, devices=devices)
-    generator, params, panel, verifier_params = open_models(config, dtype)
+    opened = generator, params, panel, verifier_params = open_models(config, dtype)
+    mesh = make_mesh(**axes_of(config, opened, chip.memory, len(devices)), devices=devices)
     sketch = Sketch(
         generator, params, panel, verifier_params, mesh=mesh, micro_batch=config.micro_batch
     )
