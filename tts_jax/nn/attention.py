@@ -234,7 +234,7 @@ def _splash(q: Array, k: Array, v: Array, mask: Mask) -> Array:
         return x.swapaxes(1, 2)
 
     args = [
-        tokens_last_but_one(q * q.shape[-1] ** -0.5, rows),
+        tokens_last_but_one(q, rows) * q.shape[-1] ** -0.5,
         tokens_last_but_one(k, columns),
         tokens_last_but_one(v, columns),
     ]
