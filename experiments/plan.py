@@ -11,7 +11,8 @@ device-seconds, for the configured search and for the best of N; of a config of 
 also what its grid takes in device-hours. The GPU column is no estimate of a
 compiler but a roofline: the data sheet's peak and bandwidth of an H100.
 
-Writes <output>/plan.json and plan.txt, if an output is given.
+Programs of full size take minutes each; every one that is compiled is told on stderr. Writes
+<output>/plan.json and plan.txt, if an output is given.
 """
 
 import datetime
@@ -224,6 +225,8 @@ def _figures(program: Program, chip: Chip, on: int, held: int, *, compile_it: bo
                 "compiler_seconds": text.cycles / chip.clock + kernels + copies,
             }
         row["compile_seconds"] = time.perf_counter() - start
+        took = f"{row['compile_seconds']:.0f} s to compile"
+        print(f"{program.name}: {row['peak'] / GIB:.2f} GiB, {took}", file=sys.stderr, flush=True)
     row |= {
         "moved": moved,
         "roofline_seconds": chip.roofline(own, moved),
