@@ -3,11 +3,14 @@ r"""Measures what quality a unit of compute buys: a grid of searches, budgets, p
 python -m experiments.sweep --workdir=runs/sweep
 python -m experiments.sweep --workdir=runs/sweep --config.sweep.captions=6
 python -m experiments.sweep --config=my_sweep.py --prompts_file=prompts.txt --workdir=runs/mine
+python -m experiments.sweep --workdir=runs/sweep --so_far
 
-The same command goes on where it stopped. Started several times, also on several machines that see
-the folder, its processes share the prompts; those of one that died are taken over. What has been
-generated is not generated twice: random linear search with the largest N holds every smaller one,
-for every panel, and trees share the first rounds that they have in common.
+The same command goes on where it stopped. Prompts come in a shuffled order, one seed after the
+other, so that what is there at any time is a random sample of the grid; `--so_far` makes nothing
+and tells what it says. Started several times, also on several machines that see the folder, its
+processes share the prompts; those of one that died are taken over. What has been generated is not
+generated twice: random linear search with the largest N holds every smaller one, for every panel,
+and trees share the first rounds that they have in common.
 
 Writes <workdir>/config.json parts/*.parquet, and when all of the grid is there, results.parquet,
 summary.json, report.html and curves/*.{png,svg}.
@@ -65,6 +68,9 @@ def define(values: flags.FlagValues) -> None:
         None,
         "prompts, as of experiments.generate, instead of held-out captions of the world",
         flag_values=values,
+    )
+    flags.DEFINE_bool(
+        "so_far", False, "report on the part of the grid that is there", flag_values=values
     )
     processes.define(values)
 
@@ -141,17 +147,20 @@ def _run(options: flags.FlagValues, team: Team) -> None:
         console.width = max(console.width, 120)
     sweep = Sweep(config, models, search, studies, panels, prompts, metrics, table)
     try:
-        sweep.run(console, first=team.index / team.count)
+        if not options.so_far:
+            sweep.run(console, first=team.index / team.count)
         team.wait("every part")
         left = sweep.left()
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"the same command with --workdir={workdir} goes on") from None
-    if left:
+    if left and not options.so_far:
         console.print(f"{left} parts are with other processes; the last one writes the report")
         return
     if not team.leads:
         return
-    rows = table.rows()
+    rows = sweep.complete_rows()
+    if not rows:
+        raise cli.UsageError(f"workdir {workdir} holds no prompt with every search yet")
     table.write_whole("results.parquet", rows)
     summary = summarise(rows, metrics, json.loads(config.sweep.panels.to_json()))
     media.write_bytes(table.folder / "summary.json", to_json(summary))
@@ -336,6 +345,19 @@ class Sweep:
         """Parts that are still missing."""
         return len(self._weights().keys() - self.table.done())
 
+    def complete_rows(self) -> list[dict]:
+        """Rows of as many prompts and seeds as have every part, the same seeds for each prompt."""
+        missing = {task for task, _ in self._weights().keys() - self.table.done()}
+        seeds, prompts = self.config.sweep.seeds, range(len(self.prompts))
+        grids = []
+        for count in range(1, len(seeds) + 1):
+            own = [[_task(index, seed) for seed in seeds[:count]] for index in prompts]
+            grids.append({task for tasks in own if missing.isdisjoint(tasks) for task in tasks})
+        wanted = max(reversed(grids), key=len)
+        return [
+            row for row in self.table.rows() if _task(row["prompt_index"], row["seed"]) in wanted
+        ]
+
     def run(self, console: Console, first: float = 0.0) -> None:
         """Makes every part that no other process has or is making.
 
@@ -344,10 +366,11 @@ class Sweep:
           first: where in the grid to begin, a share in [0, 1): others begin elsewhere.
         """
         parts = self._weights()
+        order = np.random.default_rng(self.config.seed).permutation(len(self.prompts)).tolist()
         tasks = [
-            (index, prompt, seed)
-            for index, prompt in enumerate(self.prompts)
+            (index, self.prompts[index], seed)
             for seed in self.config.sweep.seeds
+            for index in order
         ]
         begin = int(first * len(tasks))
         done = self.table.done() & parts.keys()
