@@ -11,6 +11,7 @@ from converters import (
     aesthetic,
     clip,
     cogvideox,
+    flow,
     image_selector,
     nova,
     plain_vit,
@@ -58,6 +59,7 @@ from tts_jax.verifiers.videoreward import VideoReward, VideoRewardConfig
 from tts_jax.verifiers.videoscore import VideoScore, VideoScoreConfig
 from tts_jax.verifiers.visionreward import VisionReward, VisionRewardConfig
 from tts_jax.vision.dino import DINO, DINOConfig
+from tts_jax.vision.raft import RAFT, RAFTConfig
 from tts_jax.vision.umt import UMT, UMTConfig
 from tts_jax.vision.vit import VisionConfig, VisionTower
 
@@ -449,6 +451,14 @@ COMPONENTS = {
         read=None,
         rules=plain_vit.UMT_RULES,
         prepare=plain_vit.prepare_umt,
+    ),
+    "raft_things": Component(
+        build=RAFT,
+        published=RAFTConfig.raft_things,
+        read=None,
+        rules=flow.RAFT_RULES,
+        ignored=flow.RAFT_IGNORED,
+        prepare=flow.without_wrapper,
     ),
     "videoscore": _judge(
         VideoScore,
