@@ -112,6 +112,16 @@ def _scale(x: Array, factor: float) -> Array:
     return x if factor == 1 else jax.image.resize(x, shape, "linear", antialias=False)
 
 
+def _beside(x: Array) -> Array:
+    """Two halves of a batch, [2 B, h, w, C], as channels, [B, h, w, 2 C]."""
+    return jnp.concatenate(jnp.split(x, 2), axis=-1)
+
+
+def _apart(x: Array) -> Array:
+    """Two halves of the channels as a batch, the reverse of `_beside`."""
+    return jnp.concatenate(jnp.split(x, 2, axis=-1))
+
+
 def _leaky(x: Array) -> Array:
     return jax.nn.leaky_relu(x, NEGATIVE_SLOPE)
 
@@ -247,12 +257,12 @@ class Interpolation(NamedTuple):
 
     Attributes:
       frame: [B, H, W, 3] in [0, 1].
-      flows: to the first frame and to the last, from the coarsest level, an eighth, to the whole
-        size: [B, h, w, 2] each, and [B, H, W, K, 2] at the last.
+      flows: from the coarsest level, an eighth of the size, to the whole size; to the first frame
+        and to the last, [2, B, h, w, 2], and [2, B, H, W, K, 2] at the last level.
     """
 
     frame: Array
-    flows: list[tuple[Array, Array]]
+    flows: list[Array]
 
 
 class AMT(nnx.Module):
@@ -286,7 +296,7 @@ class AMT(nnx.Module):
         )
 
     def _pyramid(self, x: Array) -> list[Array]:
-        """Features of a frame at a half, ..., a sixteenth of its size."""
+        """Features of frames at a half, ..., a sixteenth of its size."""
         found = []
         for shrink, keep in self.pyramid:
             x = keep(shrink(x))
@@ -307,49 +317,46 @@ class AMT(nnx.Module):
         batch, height, width, _ = first.shape
         check_size(height, width, config.levels, 2 * STRIDE)
         mean = (first.mean((1, 2, 3), keepdims=True) + last.mean((1, 2, 3), keepdims=True)) / 2
-        first, last = first - mean, last - mean
-        one, two = jnp.split(self.features(jnp.concatenate([first, last])), 2)
+        frames = jnp.concatenate([first - mean, last - mean])
+        one, two = jnp.split(self.features(frames), 2)
         volume = correlate(one, two)
-        onward, back = (pyramid(v, config.levels) for v in (volume, turn(volume)))
+        volumes = pyramid(jnp.concatenate([turn(volume), volume]), config.levels)
         cells = grid(*one.shape[1:3])
-        levels = list(zip(self._pyramid(first), self._pyramid(last), strict=True))
+        levels = self._pyramid(frames)
 
-        coarsest = levels[-1]
-        moment = jnp.full((*coarsest[0].shape[:3], 1), time, first.dtype)
-        x = self.decoders[-1](*coarsest, moment)
-        flows, to_first, to_last = [], 0.0, 0.0
+        # From one frame to the other the way is longer than from the new frame to either.
+        part = jnp.repeat(jnp.asarray([time, 1 - time]), batch)[:, None, None, None]
+        coarsest = _beside(levels[-1])
+        moment = jnp.full((*coarsest.shape[:3], 1), time, coarsest.dtype)
+        x = self.decoders[-1](coarsest, moment)
+        flows, found = 0.0, []
         for level in reversed(range(len(self.updates))):
-            to_first, to_last = to_first + x[..., :2], to_last + x[..., 2:4]
+            flows += _apart(x[..., :4])
             features, update = x[..., 4:], self.updates[level]
-            small = [_scale(flow, 1 / update.scale) / update.scale for flow in (to_first, to_last)]
-            # From one frame to the other the way is longer than from the new frame to either.
-            seen = (
-                lookup(onward, cells + small[1] / (1 - time), config.radius),
-                lookup(back, cells + small[0] / time, config.radius),
-            )
-            both, seen = jnp.concatenate(small, axis=-1), jnp.concatenate(seen, axis=-1)
-            change, moved = update(features, both, seen)
+            small = _scale(flows, 1 / update.scale) / update.scale
+            back, onward = jnp.split(lookup(volumes, cells + small / part, config.radius), 2)
+            seen = jnp.concatenate([onward, back], axis=-1)
+            change, moved = update(features, _beside(small), seen)
             features += change
-            to_first, to_last = to_first + moved[..., :2], to_last + moved[..., 2:]
-            flows.append((to_first, to_last))
-            warped = [warp(*pair) for pair in zip(levels[level], (to_first, to_last), strict=True)]
-            x = self.decoders[level](features, *warped, to_first, to_last)
-            to_first, to_last = 2 * _scale(to_first, 2), 2 * _scale(to_last, 2)
+            flows += _apart(moved)
+            found.append(flows)
+            warped = warp(levels[level], flows)
+            x = self.decoders[level](features, _beside(warped), _beside(flows))
+            flows = 2 * _scale(flows, 2)
 
         count = config.flows
-        x = [
-            part.reshape(batch, height, width, count, -1)
-            for part in jnp.split(x, [2 * count, 4 * count, 5 * count], axis=-1)
-        ]
-        to_first, to_last = to_first[..., None, :] + x[0], to_last[..., None, :] + x[1]
-        flows.append((to_first, to_last))
-        over_flows = jax.vmap(warp, in_axes=(None, 3), out_axes=3)
-        share = jax.nn.sigmoid(x[2])
-        mixed = share * over_flows(first, to_first) + (1 - share) * over_flows(last, to_last)
-        mixed += mean[..., None] + x[3]
+        moved, share, rest = jnp.split(x, [4 * count, 5 * count], axis=-1)
+        flows = flows[..., None, :] + _apart(moved).reshape(2 * batch, height, width, count, 2)
+        found.append(flows)
+        near, far = jnp.split(jax.vmap(warp, in_axes=(None, 3), out_axes=3)(frames, flows), 2)
+        share = jax.nn.sigmoid(share)[..., None]
+        mixed = share * near + (1 - share) * far + mean[..., None]
+        mixed += rest.reshape(mixed.shape)
         enter, leave = self.combine
         frame = mixed.mean(3) + leave(enter(mixed.reshape(batch, height, width, -1)))
-        return Interpolation(jnp.clip(frame, 0, 1), flows)
+        return Interpolation(
+            jnp.clip(frame, 0, 1), [x.reshape(2, batch, *x.shape[1:]) for x in found]
+        )
 
     def __call__(self, first: Array, last: Array) -> Array:
         """The frame in the middle of two, [B, H, W, 3]; see `interpolate`."""
