@@ -11,6 +11,7 @@ from converters import (
     aesthetic,
     clip,
     cogvideox,
+    flow,
     image_selector,
     nova,
     plain_vit,
@@ -57,7 +58,9 @@ from tts_jax.verifiers.videollama3 import VideoLLaMA3, VideoLLaMA3Config
 from tts_jax.verifiers.videoreward import VideoReward, VideoRewardConfig
 from tts_jax.verifiers.videoscore import VideoScore, VideoScoreConfig
 from tts_jax.verifiers.visionreward import VisionReward, VisionRewardConfig
+from tts_jax.vision.amt import AMT, AMTConfig
 from tts_jax.vision.dino import DINO, DINOConfig
+from tts_jax.vision.raft import RAFT, RAFTConfig
 from tts_jax.vision.umt import UMT, UMTConfig
 from tts_jax.vision.vit import VisionConfig, VisionTower
 
@@ -449,6 +452,21 @@ COMPONENTS = {
         read=None,
         rules=plain_vit.UMT_RULES,
         prepare=plain_vit.prepare_umt,
+    ),
+    "amt_s": Component(
+        build=AMT,
+        published=AMTConfig.amt_s,
+        read=None,
+        rules=flow.AMT_RULES,
+        prepare=flow.without_wrapper,
+    ),
+    "raft_things": Component(
+        build=RAFT,
+        published=RAFTConfig.raft_things,
+        read=None,
+        rules=flow.RAFT_RULES,
+        ignored=flow.RAFT_IGNORED,
+        prepare=flow.without_wrapper,
     ),
     "videoscore": _judge(
         VideoScore,

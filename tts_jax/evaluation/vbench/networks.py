@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import jax
-import numpy as np
 from flax import nnx
 from jax import Array
 
@@ -16,15 +15,19 @@ from tts_jax.checkpoints import abstract_params, load_parts
 from tts_jax.evaluation.vbench.dimensions import Network
 from tts_jax.verifiers import load_verifier
 from tts_jax.verifiers.viclip import ViCLIPConfig
+from tts_jax.vision.amt import AMT, AMTConfig
 from tts_jax.vision.dino import DINO, DINOConfig
+from tts_jax.vision.raft import RAFT, RAFTConfig
 from tts_jax.vision.umt import UMT, UMTConfig
 from tts_jax.vision.vit import VisionConfig
 
 # What a dimension's name stands for; another network's score would not be that dimension's.
 PUBLISHED = {
     "aesthetic": VisionConfig.clip_vit_large_patch14(),
+    "amt": AMTConfig.amt_s(),
     "clip_b32": VisionConfig.clip_vit_base_patch32(),
     "dino": DINOConfig.dino_vitb16(),
+    "raft": RAFTConfig.raft_things(),
     "umt": UMTConfig.umt_l16_k400(),
     "viclip": ViCLIPConfig.viclip_l14().vision,
 }
@@ -68,18 +71,28 @@ def _aesthetic(folder: Path) -> dict[str, Network]:
     return {"aesthetic": Network(lambda x: predict(params, x), vision.size)}
 
 
-def _alone(name: str, part: str, model: type, folder: Path) -> Callable[[np.ndarray], Array]:
+def _alone(name: str, part: str, model: type, folder: Path) -> Callable[..., Array]:
     """A network of the published size from a folder that has it alone."""
     graph, like = abstract_params(model, PUBLISHED[name])
     params = load_parts(folder, {part: like})[part]
-    run = jax.jit(lambda params, x: nnx.merge(graph, params)(x))
-    return lambda x: run(params, x)
+    run = jax.jit(lambda params, *arrays: nnx.merge(graph, params)(*arrays))
+    return lambda *arrays: run(params, *arrays)
+
+
+def _amt(folder: Path) -> dict[str, Network]:
+    """A folder with AMT-S."""
+    return {"amt": Network(_alone("amt", "amt_s", AMT, folder), at_once=1)}
 
 
 def _dino(folder: Path) -> dict[str, Network]:
     """A folder with DINO."""
     run = _alone("dino", "dino_vitb16", DINO, folder)
     return {"dino": Network(run, PUBLISHED["dino"].size)}
+
+
+def _raft(folder: Path) -> dict[str, Network]:
+    """A folder with RAFT."""
+    return {"raft": Network(_alone("raft", "raft_things", RAFT, folder), at_once=1)}
 
 
 def _umt(folder: Path) -> dict[str, Network]:
@@ -100,8 +113,10 @@ def _umt(folder: Path) -> dict[str, Network]:
 
 LOADERS: dict[str, Callable[[Path], dict[str, Network]]] = {
     "aesthetic": _aesthetic,
+    "amt": _amt,
     "clip_b32": _clip,
     "dino": _dino,
+    "raft": _raft,
     "umt": _umt,
     "viclip": _viclip,
 }
