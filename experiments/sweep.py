@@ -51,6 +51,7 @@ from tts_jax.search.shared import SharedRounds
 from tts_jax.verifiers.panel import Panel
 
 LINEAR = "random_linear"
+ASIDE = ("io", "stage_prompts")  # components that are no part of making and judging videos
 
 
 def define(values: flags.FlagValues) -> None:
@@ -367,12 +368,15 @@ class Sweep:
         """
         parts = self._weights()
         order = np.random.default_rng(self.config.seed).permutation(len(self.prompts)).tolist()
-        tasks = [
-            (index, self.prompts[index], seed)
+        cells = {
+            _task(index, seed): (index, self.prompts[index], seed)
             for seed in self.config.sweep.seeds
             for index in order
-        ]
-        begin = int(first * len(tasks))
+        }
+        tasks, begin = list(cells), int(first * len(cells))
+        pieces = {task: [] for task in tasks[begin:] + tasks[:begin]}
+        for task, piece in parts:
+            pieces[task].append(piece)
         done = self.table.done() & parts.keys()
         if done:
             console.print(f"{len(done)} of {len(parts)} parts are done already")
@@ -386,18 +390,7 @@ class Sweep:
                     f"part {len(there)}/{len(parts)}",
                 )
 
-            going = True
-            while going:
-                going = False
-                for index, prompt, seed in tasks[begin:] + tasks[:begin]:
-                    task = _task(index, seed)
-                    wanted = {part for part in parts if part[0] == task}
-                    if wanted <= self.table.done():
-                        continue
-                    with self.table.claim(task) as mine:
-                        if mine:
-                            going = True
-                            self._work(task, index, prompt, seed, tell)
+            self.table.work(pieces, lambda task: self._work(task, *cells[task], tell))
 
     def _work(self, task: str, index: int, prompt: str, seed: int, tell) -> None:
         """Makes the missing parts of one prompt and seed."""
@@ -530,11 +523,7 @@ def spent(result: SearchResult, panel: Panel) -> Cost:
 
     Reading, writing and the verifiers that only report are left out.
     """
-    total = Cost()
-    for component in result.ledger:
-        if component not in ("io", "stage_prompts", *panel.held_out):
-            total += result.ledger[component]
-    return total
+    return result.ledger.without([*ASIDE, *panel.held_out])
 
 
 def _print(console: Console, summary: Mapping) -> None:

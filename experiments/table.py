@@ -10,7 +10,7 @@ Whoever makes a part again writes the same file, and what has a part is not made
 import contextlib
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -24,13 +24,16 @@ from tts_jax.media import MediaError, write_bytes
 class PartTable:
     """A folder that holds a table and what decides its rows."""
 
-    def __init__(self, folder: Path | str, settings: Mapping, schema: pa.Schema):
+    def __init__(
+        self, folder: Path | str, settings: Mapping, schema: pa.Schema, kind: str = "sweep"
+    ):
         """Makes the folder, or goes on in one with the same settings.
 
         Args:
           folder: of this table alone.
           settings: plain values that decide the rows.
           schema: of every part.
+          kind: what the user calls the work, for messages.
 
         Raises:
           UsageError: the folder holds something else or a table with other settings, or cannot be
@@ -43,11 +46,11 @@ class PartTable:
             if path.exists():
                 if found := differences(json.loads(path.read_bytes()), json.loads(ours)):
                     raise UsageError(
-                        f"workdir {folder} holds another sweep, with other {', '.join(found)}; "
+                        f"workdir {folder} holds another {kind}, with other {', '.join(found)}; "
                         "choose another --workdir"
                     )
             elif self.folder.exists() and any(self.folder.iterdir()):
-                raise UsageError(f"workdir {folder} is not empty and holds no sweep")
+                raise UsageError(f"workdir {folder} is not empty and holds no {kind}")
             for place in (self._parts, self._claims):
                 place.mkdir(parents=True, exist_ok=True)
             if not path.exists():
@@ -75,6 +78,24 @@ class PartTable:
             for left in self._parts.glob(f".{task}.*.part"):
                 left.unlink(missing_ok=True)
             yield True
+
+    def work(self, tasks: Mapping[str, Collection[str]], make: Callable[[str], None]) -> None:
+        """Makes every task that lacks a piece and that no other process is making.
+
+        Args:
+          tasks: by name, in order, the pieces they consist of.
+          make: makes the pieces of a task that are missing.
+        """
+        going = True
+        while going:
+            going = False
+            for task, pieces in tasks.items():
+                if {(task, piece) for piece in pieces} <= self.done():
+                    continue
+                with self.claim(task) as mine:
+                    if mine:
+                        going = True
+                        make(task)
 
     def write(self, task: str, piece: str, rows: Sequence[Mapping]) -> None:
         """Adds a part.

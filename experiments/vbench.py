@@ -1,10 +1,20 @@
-r"""Scores a folder of videos by VBench, in dimensions whose networks or detections are given.
+r"""Scores videos by VBench, in dimensions whose networks or detections are given.
 
 python -m experiments.vbench --videos=DIR --networks=viclip=DIR,aesthetic=DIR --workdir=runs/vbench
+python -m experiments.vbench --config=configs/nova_d48w1024_osp480.py \
+  --config.generator.checkpoint=DIR --info=VBench_full_info.json --networks=dino=DIR \
+  --workdir=runs/suite
 
-Without --suite the folder is custom input: every file is scored, and there is no Total. Prompts are
-those of the file names, or come from --prompt or --prompts. Six dimensions look for what an entry
-of --info names for the prompt, and are scored where there is one.
+Without --videos it makes them by the published protocol: 5 of each prompt of --info whose
+dimension is asked for, 25 where flickering is, or --samples of each, all with their own recorded
+seeds: one sample, and the winner of the config's search. Both are scored as a suite and compared,
+with 95 % bootstrap intervals over prompts and the cost of each. Search picks by design; say so
+beside its scores. Killed, the same command goes on; started several times, its processes share the
+videos.
+
+With --videos, but without --suite, the folder is custom input: every file is scored, and there is
+no Total. Prompts are those of the file names, or come from --prompt or --prompts. Six dimensions
+look for what an entry of --info names for the prompt, and are scored where there is one.
 
 With --suite and VBench's list of prompts as --info, each dimension reads the files of its own
 prompts, named "{prompt}-{index}.mp4"; where all sixteen are computed over all files there are
@@ -18,7 +28,8 @@ Detections of objects and captions are recorded by other programs; see
 
 Writes eval_results.json in VBench's own form, and table.md and table.json, which also say what is
 not computed and why. A score on custom input is none of the leaderboard's. The same command goes on
-after a kill with what journal.jsonl does not have.
+after a kill with what journal.jsonl does not have. Of videos that are made, these are in base/ and
+searched/, the files in videos/, and comparison.md and comparison.json set the two side by side.
 """
 
 import functools
@@ -26,7 +37,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from absl import flags
@@ -34,7 +45,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from experiments import cli
+from experiments import cli, processes, suite
+from experiments.runs import to_json
 from tts_jax import media
 from tts_jax.evaluation.vbench import rules, sampling
 from tts_jax.evaluation.vbench.dimensions import DIMENSIONS, Dimension, Networks, Video, is_static
@@ -43,12 +55,21 @@ from tts_jax.evaluation.vbench.recorded import read_recorded
 from tts_jax.evaluation.vbench.scores import final_scores
 from tts_jax.report.progress import Bar
 
-FLICKERING = "temporal_flickering"
+FLICKERING = suite.FLICKERING
 
 
 def define(values: flags.FlagValues) -> None:
     """The program's own flags."""
-    flags.DEFINE_string("videos", None, "folder of mp4 and gif files", flag_values=values)
+    flags.DEFINE_string(
+        "videos", None, "folder of mp4 and gif files; without it they are made", flag_values=values
+    )
+    flags.DEFINE_integer(
+        "samples",
+        0,
+        "videos to make of each prompt (0: the protocol's)",
+        lower_bound=0,
+        flag_values=values,
+    )
     flags.DEFINE_string("workdir", "runs/vbench", "where results go", flag_values=values)
     flags.DEFINE_list("dimensions", [], "default: what can be computed", flag_values=values)
     flags.DEFINE_list("networks", [], "name=folder of a converted network", flag_values=values)
@@ -67,6 +88,7 @@ def define(values: flags.FlagValues) -> None:
         "average as VBench does over several processes",
         flag_values=values,
     )
+    processes.define(values)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,37 +128,103 @@ class Prompts:
 
 
 def main(options: flags.FlagValues) -> None:
-    """Runs the program."""
+    """Runs the program, in one process or many."""
     cli.use_compilation_cache()
     if options.videos is None:
-        raise cli.UsageError("name the folder of videos: --videos=DIR")
-    prompts = _prompts(options)
-    try:
-        files = sampling.find_videos(options.videos)
-        recorded = read_recorded(options.detections) if options.detections else {}
-        networks = load_networks(_folders(options.networks))
-    except ValueError as error:
-        raise cli.UsageError(str(error)) from error
-    chosen = _choose(options.dimensions, networks, recorded)
-    console, workdir = Console(highlight=False), Path(options.workdir)
-    table, results = evaluate(
-        files,
-        prompts,
-        chosen,
-        networks,
-        recorded,
-        several_processes=options.several_processes,
-        console=console,
-        journal=_open_journal(workdir, options),
-    )
-    for name, content in (("eval_results", results), ("table", table)):
-        text = json.dumps(content, indent=2) + "\n"
-        media.write_bytes(workdir / f"{name}.json", text.encode())
-    media.write_bytes(workdir / "table.md", markdown(table).encode())
-    _print(console, table)
-    console.print(f"written to {workdir}")
-    if not results:
+        with processes.job(options) as team:
+            _make_and_compare(options, team)
+        return
+    evaluation = _Scorer(options, _prompts(options)).score(Path(options.videos), options.workdir)
+    if not evaluation.results:
         raise cli.RunFault("no dimension could be computed; table.md says why")
+
+
+def _make_and_compare(options: flags.FlagValues, team: processes.Team) -> None:
+    """Both videos of every prompt and index, then their scores."""
+    if not options.info:
+        raise cli.UsageError(
+            "name the folder of videos, --videos=DIR, or have them made of VBench's list of "
+            "prompts: --info=VBench_full_info.json"
+        )
+    if options.prompt or options.prompts:
+        raise cli.UsageError("--prompt and --prompts are of --videos; here prompts are --info's")
+    prompts = replace(_prompts(options), suite=True)
+    scorer = _Scorer(options, prompts)
+    workdir = Path(team.agree("workdir", options.workdir))
+    wanted = suite.protocol(prompts.entries, scorer.dimensions, options.samples)
+    console, folder = Console(highlight=False, quiet=not team.leads), workdir / "videos"
+    try:
+        complete = suite.make_videos(options.config, wanted, folder, team, console)
+        team.wait("every video")
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"the same command with --workdir={workdir} goes on") from None
+    if not team.leads:
+        return
+    if not complete and team.count == 1:
+        console.print("some videos are with other processes; the last one scores them")
+        return
+    found = {role: scorer.score(folder / role, workdir / role) for role in suite.ROLES}
+    if not all(each.results for each in found.values()):
+        raise cli.RunFault("no dimension could be computed; table.md says why")
+    comparison = suite.compare(
+        {role: each.values for role, each in found.items()},
+        {role: {n: s for n, (s, _) in each.results.items()} for role, each in found.items()},
+        suite.read_costs(folder),
+    )
+    comparison["search"] = dict(options.config.search)
+    comparison["final"] = {role: each.table["final"] for role, each in found.items()}
+    media.write_bytes(workdir / "comparison.json", to_json(comparison))
+    text = suite.markdown(comparison, found[suite.ROLES[0]].table["no_final"])
+    media.write_bytes(workdir / "comparison.md", text.encode())
+    console.print(text, markup=False)
+
+
+class _Scorer:
+    """What a command line scores videos by."""
+
+    def __init__(self, options: flags.FlagValues, prompts: Prompts):
+        self._options, self._prompts = options, prompts
+        try:
+            self._recorded = read_recorded(options.detections) if options.detections else {}
+            self._networks = load_networks(_folders(options.networks))
+        except ValueError as error:
+            raise cli.UsageError(str(error)) from error
+        self._chosen = _choose(options.dimensions, self._networks, self._recorded)
+
+    @property
+    def dimensions(self) -> list[str]:
+        """Those that can be computed."""
+        found = [
+            name
+            for name in self._chosen
+            if not DIMENSIONS[name].lacks(self._networks, self._recorded)
+        ]
+        return found
+
+    def score(self, folder: Path, workdir: Path | str) -> "Evaluation":
+        """Scores the videos of a folder and writes what is found."""
+        console, workdir = Console(highlight=False), Path(workdir)
+        try:
+            files = sampling.find_videos(folder)
+        except ValueError as error:
+            raise cli.UsageError(str(error)) from error
+        found = evaluate(
+            files,
+            self._prompts,
+            self._chosen,
+            self._networks,
+            self._recorded,
+            several_processes=self._options.several_processes,
+            console=console,
+            journal=_open_journal(workdir, self._options),
+        )
+        for name, content in (("eval_results", found.results), ("table", found.table)):
+            text = json.dumps(content, indent=2) + "\n"
+            media.write_bytes(workdir / f"{name}.json", text.encode())
+        media.write_bytes(workdir / "table.md", markdown(found.table).encode())
+        _print(console, found.table)
+        console.print(f"written to {workdir}")
+        return found
 
 
 class Journal:
@@ -224,6 +312,21 @@ def _prompts(options: flags.FlagValues) -> Prompts:
     return Prompts(entries=entries, suite=options.suite, one=options.prompt, by_file=by_file)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What is found on files.
+
+    Attributes:
+      table: rows, what is not computed, and the final scores or why there are none.
+      results: {dimension: [score, records]}, VBench's own form.
+      values: by dimension and file name, the value of each video that has one.
+    """
+
+    table: dict
+    results: dict
+    values: dict[str, dict[str, float]]
+
+
 @dataclass
 class _Task:
     """A dimension and the files it reads."""
@@ -234,7 +337,7 @@ class _Task:
     remarks: list[str] = field(default_factory=list)
     whole: bool = True
     records: list[dict] = field(default_factory=list)
-    verdicts: list[rules.Verdict] = field(default_factory=list)
+    verdicts: dict[str, rules.Verdict] = field(default_factory=dict)
     fault: str | None = None
 
 
@@ -248,7 +351,7 @@ def evaluate(
     several_processes: bool = False,
     console: Console | None = None,
     journal: Journal | None = None,
-) -> tuple[dict, dict]:
+) -> Evaluation:
     """Scores files with dimensions.
 
     Args:
@@ -260,10 +363,6 @@ def evaluate(
       several_processes: see `rules.combine`.
       console: gets a progress bar.
       journal: has what an earlier run found, and gets what this one does.
-
-    Returns:
-      The table, with rows, what is not computed, and the final scores or why there are none; and
-      {dimension: [score, records]}.
 
     Raises:
       UsageError: a file cannot be read.
@@ -288,18 +387,19 @@ def evaluate(
                 if task.fault is None:
                     _judge(task, path, read, networks, journal)
             bar.update(index + 1, path.name)
-    rows, results = [], {}
+    rows, results, values = [], {}, {}
     for task in tasks:
         try:
             if task.fault is not None:
                 raise ValueError(task.fault)
-            score = rules.combine(task.verdicts, several_processes=several_processes)
+            score = rules.combine(list(task.verdicts.values()), several_processes=several_processes)
         except ValueError as error:
             absent[task.dimension.name] = str(error)
             continue
         if left_out := len(task.verdicts) - len(task.records):
             task.remarks.append(f"{left_out} of {len(task.verdicts)} files show nothing to judge")
         results[task.label] = [score, task.records]
+        values[task.label] = {n: v.total / v.count for n, v in task.verdicts.items() if v.count}
         remark = "; ".join(task.remarks)
         row = {"dimension": task.label, "score": score, "videos": len(task.records)}
         rows.append({**row, "remark": remark})
@@ -309,7 +409,7 @@ def evaluate(
         "rows": rows,
         "not_computed": {name: absent[name] for name in DIMENSIONS if name in absent},
     }
-    return {**table, **_final(table, tasks)}, results
+    return Evaluation(table={**table, **_final(table, tasks)}, results=results, values=values)
 
 
 def _plan(
@@ -402,7 +502,7 @@ def _judge(
         task.fault = found["fault"]
         return
     verdict = rules.Verdict(**found)
-    task.verdicts.append(verdict)
+    task.verdicts[path.name] = verdict
     if verdict.record is not None:
         task.records.append({"video_path": str(path), **verdict.record})
 
