@@ -19,6 +19,7 @@ from tts_jax.verifiers.aesthetic import Aesthetic, AestheticConfig, HeadConfig
 from tts_jax.verifiers.clip import CLIP
 from tts_jax.verifiers.viclip import ViClipVerifier
 from tts_jax.vision.dino import DINO, DINOConfig
+from tts_jax.vision.musiq import MUSIQ, MUSIQConfig
 from tts_jax.vision.raft import RAFT, RAFTConfig
 from tts_jax.vision.umt import UMT, UMTConfig
 
@@ -141,6 +142,20 @@ def test_raft_gives_the_flow_that_the_dynamic_degree_measures(large, monkeypatch
     assert flow.shape == (2, 136, 136, 2)
     np.testing.assert_allclose(flow[:, 8:-8, 8:-8], np.broadcast_to([4, -8], (2, 120, 120, 2)))
     assert DIMENSIONS["dynamic_degree"](large, loaded).total == 1
+
+
+MUSIQ_TINY = MUSIQConfig(
+    patch=8, sides=(16,), grid=2, stem=4, groups=2, width=8, heads=2, layers=1, mlp=8
+)
+
+
+def test_musiq_scores_frames_that_flow_networks_refuse(video, monkeypatch, tmp_path):
+    monkeypatch.setitem(networks.PUBLISHED, "musiq", MUSIQ_TINY)
+    params = blank(MUSIQ, MUSIQ_TINY)
+    params["head"]["bias"] += 73
+    save_safetensors(tmp_path / "musiq_spaq.safetensors", params, np.float32)
+    loaded = networks.load_networks({"musiq": tmp_path})
+    assert DIMENSIONS["imaging_quality"](video, loaded).total == pytest.approx(0.73)
 
 
 UMT_TINY = UMTConfig(size=32, patch=16, frames=16, width=16, heads=2, layers=1, mlp=32, classes=4)
