@@ -59,6 +59,7 @@ from tts_jax.verifiers.videollama3 import VideoLLaMA3, VideoLLaMA3Config
 from tts_jax.verifiers.videoreward import VideoReward, VideoRewardConfig
 from tts_jax.verifiers.videoscore import VideoScore, VideoScoreConfig
 from tts_jax.verifiers.visionreward import VisionReward, VisionRewardConfig
+from tts_jax.vision.amt import AMT, AMTConfig
 from tts_jax.vision.dino import DINO, DINOConfig
 from tts_jax.vision.musiq import MUSIQ, MUSIQConfig
 from tts_jax.vision.raft import RAFT, RAFTConfig
@@ -460,6 +461,13 @@ COMPONENTS = {
         read=None,
         rules=plain_vit.UMT_RULES,
         prepare=plain_vit.prepare_umt,
+    ),
+    "amt_s": Component(
+        build=AMT,
+        published=AMTConfig.amt_s,
+        read=None,
+        rules=flow.AMT_RULES,
+        prepare=flow.without_wrapper,
     ),
     "raft_things": Component(
         build=RAFT,

@@ -10,6 +10,9 @@ With --suite and VBench's list of prompts as --info, each dimension reads the fi
 prompts, named "{prompt}-{index}.mp4"; where all sixteen are computed over all files there are
 Quality, Semantic and Total. With RAFT, temporal flickering reads the still ones of 25 candidates.
 
+Dynamic degree (network raft) and motion smoothness (amt) need sides of at least 128 pixels: with a
+smaller video among the files they are not computed, and the table says so.
+
 Detections of objects and captions are recorded by other programs; see
 `tts_jax.evaluation.vbench.recorded` for the file that --detections names.
 

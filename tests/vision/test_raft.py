@@ -36,10 +36,11 @@ def frames(models):
 
 @pytest.fixture(scope="module")
 def refine(raft, frames):
-    """`refine(n)`: the flows after n refinements, by one program for all n."""
+    """`refine(n)`: flows after n refinements, by one program for all n; then those backwards."""
+    pairs = jnp.concatenate(frames), jnp.concatenate(frames[::-1])
     graph, params = nnx.split(raft)
     run = jax.jit(lambda params, *args: nnx.merge(graph, params).refine(*args))
-    return lambda iterations: run(params, *frames, jnp.int32(iterations))
+    return lambda iterations: run(params, *pairs, jnp.int32(iterations))
 
 
 def compare(models, found, expected):

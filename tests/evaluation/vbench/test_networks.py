@@ -13,11 +13,12 @@ from flax import nnx
 from tts_jax.checkpoints import abstract_params, init_params, save_safetensors
 from tts_jax.evaluation.vbench import inputs, networks
 from tts_jax.evaluation.vbench.dimensions import DIMENSIONS, Video, flow_between
-from tts_jax.evaluation.vbench.rules import subject_consistency
+from tts_jax.evaluation.vbench.rules import motion_smoothness, subject_consistency
 from tts_jax.verifiers import EMBEDDED, load_verifier, save_verifier
 from tts_jax.verifiers.aesthetic import Aesthetic, AestheticConfig, HeadConfig
 from tts_jax.verifiers.clip import CLIP
 from tts_jax.verifiers.viclip import ViClipVerifier
+from tts_jax.vision.amt import AMT, AMTConfig
 from tts_jax.vision.dino import DINO, DINOConfig
 from tts_jax.vision.musiq import MUSIQ, MUSIQConfig
 from tts_jax.vision.raft import RAFT, RAFTConfig
@@ -156,6 +157,24 @@ def test_musiq_scores_frames_that_flow_networks_refuse(video, monkeypatch, tmp_p
     save_safetensors(tmp_path / "musiq_spaq.safetensors", params, np.float32)
     loaded = networks.load_networks({"musiq": tmp_path})
     assert DIMENSIONS["imaging_quality"](video, loaded).total == pytest.approx(0.73)
+
+
+AMT_TINY = AMTConfig(
+    stages=(4, 4, 4), features=2, levels=4, radius=1, pyramid=(2, 2, 2, 2), side=1, correlation=2,
+    motion=2, joined=2, hidden=2, flows=2, combine=2,
+)  # fmt: skip
+
+
+def test_amt_gives_the_frames_that_motion_smoothness_compares_with(large, monkeypatch, tmp_path):
+    monkeypatch.setitem(networks.PUBLISHED, "amt", AMT_TINY)
+    params = blank(AMT, AMT_TINY)  # no flow, both frames alike, and what this adds
+    params["combine"][1]["bias"] += np.float32(0.125)
+    save_safetensors(tmp_path / "amt_s.safetensors", params, np.float32)
+    loaded = networks.load_networks({"amt": tmp_path})
+    first, last = large.frames[::2].astype(np.float32) / 255
+    wanted = motion_smoothness(large.frames, np.minimum((first + last) / 2 + 0.125, 1)[None])
+    found = DIMENSIONS["motion_smoothness"](large, loaded)
+    assert found.total == pytest.approx(wanted.total, abs=1e-5)
 
 
 UMT_TINY = UMTConfig(size=32, patch=16, frames=16, width=16, heads=2, layers=1, mlp=32, classes=4)

@@ -15,6 +15,7 @@ from tts_jax.checkpoints import abstract_params, load_parts
 from tts_jax.evaluation.vbench.dimensions import Network
 from tts_jax.verifiers import load_verifier
 from tts_jax.verifiers.viclip import ViCLIPConfig
+from tts_jax.vision.amt import AMT, AMTConfig
 from tts_jax.vision.dino import DINO, DINOConfig
 from tts_jax.vision.musiq import MUSIQ, MUSIQConfig
 from tts_jax.vision.raft import RAFT, RAFTConfig
@@ -24,6 +25,7 @@ from tts_jax.vision.vit import VisionConfig
 # What a dimension's name stands for; another network's score would not be that dimension's.
 PUBLISHED = {
     "aesthetic": VisionConfig.clip_vit_large_patch14(),
+    "amt": AMTConfig.amt_s(),
     "clip_b32": VisionConfig.clip_vit_base_patch32(),
     "dino": DINOConfig.dino_vitb16(),
     "musiq": MUSIQConfig.musiq_spaq(),
@@ -79,6 +81,11 @@ def _alone(name: str, part: str, model: type, folder: Path) -> Callable[..., Arr
     return lambda *arrays: run(params, *arrays)
 
 
+def _amt(folder: Path) -> dict[str, Network]:
+    """A folder with AMT-S."""
+    return {"amt": Network(_alone("amt", "amt_s", AMT, folder), at_once=1)}
+
+
 def _dino(folder: Path) -> dict[str, Network]:
     """A folder with DINO."""
     run = _alone("dino", "dino_vitb16", DINO, folder)
@@ -113,6 +120,7 @@ def _umt(folder: Path) -> dict[str, Network]:
 
 LOADERS: dict[str, Callable[[Path], dict[str, Network]]] = {
     "aesthetic": _aesthetic,
+    "amt": _amt,
     "clip_b32": _clip,
     "dino": _dino,
     "musiq": _musiq,
