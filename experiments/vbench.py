@@ -36,7 +36,7 @@ import functools
 import hashlib
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -49,13 +49,22 @@ from experiments import cli, processes, suite
 from experiments.runs import to_json
 from tts_jax import media
 from tts_jax.evaluation.vbench import rules, sampling
-from tts_jax.evaluation.vbench.dimensions import DIMENSIONS, Dimension, Networks, Video, is_static
+from tts_jax.evaluation.vbench.dimensions import (
+    DIMENSIONS,
+    Dimension,
+    Networks,
+    Video,
+    ask,
+    ask_all,
+    is_static,
+)
 from tts_jax.evaluation.vbench.networks import load_networks
 from tts_jax.evaluation.vbench.recorded import read_recorded
 from tts_jax.evaluation.vbench.scores import final_scores
 from tts_jax.report.progress import Bar
 
 FLICKERING = suite.FLICKERING
+GROUP_BYTES = 1 << 24  # of frames that are judged together; networks' inputs take some tens of that
 
 
 def define(values: flags.FlagValues) -> None:
@@ -239,16 +248,25 @@ class Journal:
             for line in map(json.loads, lines):
                 self._known[tuple(line["file"]), line["what"]] = line["found"]
 
+    def known(self, file: Path, what: str) -> bool:
+        """Whether something is known of a file."""
+        return (_stamp(file), what) in self._known
+
     def find(self, file: Path, what: str, compute: Callable[[], object]) -> object:
         """What is known of a file; what is not is computed, and kept."""
-        status = file.stat()
-        stamp = file.name, status.st_size, status.st_mtime_ns
+        stamp = _stamp(file)
         if (stamp, what) not in self._known:
             found = self._known[stamp, what] = compute()
             if self._path is not None:
                 with self._path.open("a", encoding="utf-8") as log:
                     log.write(json.dumps({"file": stamp, "what": what, "found": found}) + "\n")
         return self._known[stamp, what]
+
+
+def _stamp(file: Path) -> tuple[str, int, int]:
+    """What tells a file from a changed one."""
+    status = file.stat()
+    return file.name, status.st_size, status.st_mtime_ns
 
 
 def _open_journal(workdir: Path, options: flags.FlagValues) -> Journal:
@@ -381,12 +399,11 @@ def evaluate(
         for path in task.files:
             readers[path].append(task)
     with Bar(console or Console(quiet=True), len(files)) as bar:
-        for index, path in enumerate(files):
-            read = functools.cache(functools.partial(_read, path, prompts, recorded))
-            for task in readers[path]:
-                if task.fault is None:
-                    _judge(task, path, read, networks, journal)
-            bar.update(index + 1, path.name)
+        done = 0
+        for group in _groups(readers, prompts, recorded, journal):
+            _judge(group, readers, networks, journal)
+            done += len(group)
+            bar.update(done, list(group)[-1].name)
     rows, results, values = [], {}, {}
     for task in tasks:
         try:
@@ -462,7 +479,11 @@ def _keep_static(
     """Leaves the static files of the candidates to temporal flickering."""
 
     def keep(path: Path) -> bool:
-        return journal.find(path, "static", lambda: is_static(_read(path, prompts, {}), networks))
+        def still() -> bool:
+            video = _read(path, prompts, {})
+            return ask(is_static(video), video, networks)
+
+        return journal.find(path, "static", still)
 
     try:
         kept = sampling.choose_static(task.files, keep)
@@ -487,24 +508,55 @@ def _read(path: Path, prompts: Prompts, recorded: Mapping) -> Video:
     return Video(path.name, frames, fps, prompt, prompts.info(prompt), found)
 
 
-def _judge(
-    task: _Task, path: Path, read: Callable[[], Video], networks: Networks, journal: Journal
-) -> None:
-    def compute() -> dict:
-        video = read()
-        try:
-            return asdict(task.dimension(video, networks))
-        except ValueError as error:
-            return {"fault": str(error)}
+def _groups(
+    readers: Mapping[Path, Sequence[_Task]],
+    prompts: Prompts,
+    recorded: Mapping,
+    journal: Journal,
+) -> Iterator[dict[Path, Video | None]]:
+    """Files that are judged together, each read once, and not at all where nothing is to judge."""
+    group, size = {}, 0
+    for path, tasks in readers.items():
+        wanted = any(
+            task.fault is None and not journal.known(path, task.dimension.name) for task in tasks
+        )
+        group[path] = _read(path, prompts, recorded) if wanted else None
+        size += group[path].frames.nbytes if wanted else 0
+        if size >= GROUP_BYTES:
+            yield group
+            group, size = {}, 0
+    if group:
+        yield group
 
-    found = journal.find(path, task.dimension.name, compute)
-    if "fault" in found:
-        task.fault = found["fault"]
-        return
-    verdict = rules.Verdict(**found)
-    task.verdicts[path.name] = verdict
-    if verdict.record is not None:
-        task.records.append({"video_path": str(path), **verdict.record})
+
+def _judge(
+    group: Mapping[Path, Video | None],
+    readers: Mapping[Path, Sequence[_Task]],
+    networks: Networks,
+    journal: Journal,
+) -> None:
+    """Judges the files of a group in all dimensions that read them."""
+    todo = [(path, task) for path in group for task in readers[path] if task.fault is None]
+    new = [(p, t.dimension) for p, t in todo if not journal.known(p, t.dimension.name)]
+    askings = [(dimension.asking(group[path], networks), group[path]) for path, dimension in new]
+    answers = zip(new, ask_all(askings, networks), strict=True)
+    found = {(path, dimension.name): answer for (path, dimension), answer in answers}
+    for path, task in todo:
+        if task.fault is not None:
+            continue
+        what = task.dimension.name
+        entry = journal.find(path, what, functools.partial(_entry, found.get((path, what))))
+        if "fault" in entry:
+            task.fault = entry["fault"]
+            continue
+        verdict = rules.Verdict(**entry)
+        task.verdicts[path.name] = verdict
+        if verdict.record is not None:
+            task.records.append({"video_path": str(path), **verdict.record})
+
+
+def _entry(found: rules.Verdict | ValueError) -> dict:
+    return {"fault": str(found)} if isinstance(found, ValueError) else asdict(found)
 
 
 def _final(table: Mapping, tasks: Sequence[_Task]) -> dict:

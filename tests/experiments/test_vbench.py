@@ -291,3 +291,24 @@ def test_several_processes_average_otherwise(suite):
     assert one[1] == several[1]
     assert several[0] == pytest.approx(np.mean([r["cur_sim"] for r in one[1]]))
     assert one[0] == pytest.approx(np.mean([r["video_results"] for r in one[1]]))
+
+
+@pytest.mark.parametrize("size", [1, 1 << 24])
+def test_a_file_is_read_once_and_groups_change_no_score(suite, monkeypatch, size):
+    files, prompts, recorded = suite
+    prompts = vbench.Prompts(entries=prompts.entries, one=PROMPT)
+    apart = {}
+    for name in NAMES:
+        apart |= vbench.evaluate(files, prompts, [name], NETWORKS, recorded).results
+    read, rows, seen = media.read_video, [], []
+
+    def count(x):
+        rows.append(len(x))
+        return mean(x)
+
+    monkeypatch.setattr(vbench, "GROUP_BYTES", size)
+    monkeypatch.setattr(media, "read_video", lambda path: (seen.append(path), read(path))[1])
+    networks = {**NETWORKS, "dino": Network(count, 32)}
+    assert vbench.evaluate(files, prompts, NAMES, networks, recorded).results == apart
+    assert seen == files
+    assert rows == ([4, 4, 4] if size == 1 else [12])
