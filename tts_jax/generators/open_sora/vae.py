@@ -468,14 +468,20 @@ class OpenSoraVAE(nnx.Module):
         return self.temporal_decoder(latents.astype(self._dtype), frames).astype(jnp.float32)
 
     def _by_frames(self, run: Callable[[Array], Array], x: Array) -> Array:
-        """Runs over every frame by itself, some at a time."""
-        frames = x.reshape(-1, 1, 1, *x.shape[2:])
+        """Runs over every frame by itself, some at a time; blank ones fill the last batch."""
+        frames = x.reshape(-1, 1, *x.shape[2:])
+        batches = -(-len(frames) // self.config.batch)
+        blank = -len(frames) % batches
+        frames = jnp.pad(frames, ((0, blank), *[(0, 0)] * 4)).reshape(
+            batches, -1, *frames.shape[1:]
+        )
 
-        def one(frame: Array) -> Array:
-            return run(frame.astype(self._dtype)).astype(jnp.float32)
+        def some(frames: Array) -> Array:
+            return run(frames.astype(self._dtype)).astype(jnp.float32)
 
-        out = jax.lax.map(one, frames, batch_size=min(self.config.batch, len(frames)))
-        return out.reshape(*x.shape[:2], *out.shape[3:])
+        out = jax.lax.map(some, frames)
+        out = out.reshape(-1, *out.shape[3:])
+        return out[: len(out) - blank].reshape(*x.shape[:2], *out.shape[1:])
 
 
 def _draw(moments: Array, noise: Array | None) -> Array:
