@@ -39,6 +39,15 @@ def test_timesteps_are_those_of_the_original(recorded):
         assert schedule.levels[-1] == 0 and schedule.timesteps[0] == 1000
 
 
+def test_no_size_starts_above_level_1():
+    """Where rounding would lead there, in either direction."""
+    for width in range(16, 400):
+        schedule = Schedule(steps=2, height=16, width=width, frames=34)
+        assert schedule.levels[0] == pytest.approx(1) and schedule.levels[0] <= 1
+        assert np.isfinite(np.concatenate(schedule.coefficients)).all()
+        assert not schedule.coefficients.noise.any()
+
+
 @pytest.mark.parametrize("eta", [0.0, 0.4, 1.0])
 def test_any_share_of_noise_keeps_the_levels(eta):
     """With the exact clean estimate z, a state of z and noise s becomes one of z and noise s'."""

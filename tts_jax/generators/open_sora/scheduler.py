@@ -53,7 +53,8 @@ class Schedule:
     @cached_property
     def levels(self) -> np.ndarray:
         """Level of the state before each step, and of the last state, [N + 1]."""
-        return shift_levels(1 - np.arange(self.steps + 1) / self.steps, self.shift)
+        levels = shift_levels(1 - np.arange(self.steps + 1) / self.steps, self.shift)
+        return np.minimum(levels, 1.0)  # the first, for all rounding
 
     @property
     def timesteps(self) -> np.ndarray:
