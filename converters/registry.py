@@ -37,6 +37,9 @@ from tts_jax.generators.nova import vae as nova_vae
 from tts_jax.generators.nova.generator import NovaConfig
 from tts_jax.generators.nova.sampler import SamplerConfig as NovaSampler
 from tts_jax.generators.open_sora import transformer as stdit3
+from tts_jax.generators.open_sora.parts import TOKENIZER as OPEN_SORA_TOKENIZER
+from tts_jax.generators.open_sora.parts import OpenSoraConfig
+from tts_jax.generators.open_sora.sampler import SamplerConfig as OpenSoraSampler
 from tts_jax.generators.open_sora.vae import SPATIAL_SCALE, OpenSoraVAE, OpenSoraVAEConfig
 from tts_jax.generators.pyramid_flow.mmdit import MMDiT, MMDiTConfig
 from tts_jax.generators.pyramid_flow.sampler_config import SamplerConfig
@@ -631,6 +634,21 @@ def _wan_pipeline(size: str) -> Model:
     return _diffusers("wan", WanConfig, read, parts, inert)
 
 
+def _open_sora_pipeline() -> Model:
+    """The three published directories of Open-Sora 1.2, side by side under their own names."""
+    parts = {
+        "transformer": Part(component="open_sora_stdit3_xl2", folder="OpenSora-STDiT-v3"),
+        "vae": Part(component="open_sora_vae", folder="OpenSora-VAE-v1.2"),
+        "t5": Part(component="t5_v1_1_xxl_encoder", folder=OPEN_SORA_TOKENIZER),
+    }
+
+    def entries(configs: Mapping[str, Any], settings: Mapping[str, Mapping]) -> dict:
+        config = OpenSoraConfig(**configs, sampler=OpenSoraSampler())
+        return {"generator": {"name": "open_sora", **dataclasses.asdict(config)}}
+
+    return Model(parts=parts, entries=entries, copies=(OPEN_SORA_TOKENIZER,))
+
+
 def _pooled(config: TextConfig) -> int:
     return config.width if config.projection is None else config.projection
 
@@ -649,6 +667,7 @@ MODELS = {
     **{f"cogvideox_{size}": _cogvideox_pipeline(size) for size in ("2b", "5b")},
     "nova": _nova_pipeline(),
     **{f"wan2_1_{size}": _wan_pipeline(size) for size in ("1_3b", "14b")},
+    "open_sora_1_2": _open_sora_pipeline(),
     **{name: _alone(name, name, ("component", name)) for name in COMPONENTS},
     LANGUAGE_MODEL: _alone(LANGUAGE_MODEL, LANGUAGE_MODEL, (LANGUAGE_MODEL,), copies=("",)),
     **{

@@ -27,6 +27,8 @@ from tts_jax.nn.autoencoder import posterior_sample
 from tts_jax.solvers import noise
 from tts_jax.solvers.noise import Key
 
+TOKENIZER = "t5-v1_1-xxl"  # its folder, that of the text encoder as published
+
 
 @dataclass(frozen=True, kw_only=True)
 class OpenSoraConfig:
@@ -72,7 +74,7 @@ class OpenSoraConfig:
         Raises:
           Exception: a file is missing or damaged; of any type.
         """
-        return {"t5": open_published(folder / "tokenizer", self.transformer.text_length)}
+        return {"t5": open_published(folder / TOKENIZER, self.transformer.text_length)}
 
     @classmethod
     def open_sora_1_2(cls) -> "OpenSoraConfig":
