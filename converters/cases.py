@@ -371,21 +371,27 @@ def open_sora_vae_outputs(run: Run, tensors: Tensors) -> Iterator[Output]:
         found = found.reshape(-1, *found.shape[-3:]) if wanted.ndim == 4 else found
         return Output(name, found, wanted, 5e-5 * float(np.abs(wanted).max(initial=0)), rtol=0)
 
-    for call, video in _calls(tensors, ".x"):
-        video, small = channels_last(video), channels_last(tensors[f"{call}.enc.x_z"])
+    def noise(call: str) -> tuple[np.ndarray, np.ndarray]:
+        """Of small frames, recorded without an axis of time, and of latents, chunk by chunk."""
         draws = sorted(n for n in tensors if n.startswith(f"{call}.enc.temporal_noise."))
-        noise = (
-            channels_last(tensors[f"{call}.enc.spatial_noise"]).reshape(small.shape),
-            np.concatenate([channels_last(tensors[name]) for name in draws], axis=1),
-        )
-        latents = channels_last(tensors[f"{call}.enc.z"])
-        decoded = functools.partial(OpenSoraVAE.temporal_decode, frames=video.shape[1])
-        small = run(decoded, latents)
-        yield close(f"{call}.enc.spatial_moments", run(OpenSoraVAE.spatial_moments, video))
-        yield close(f"{call}.enc.z", run(OpenSoraVAE.encode, video, noise))
-        yield close(f"{call}.enc.z_mode", run(OpenSoraVAE.encode, video))
-        yield close(f"{call}.dec.x_z", small)
-        yield close(f"{call}.dec.video", run(OpenSoraVAE.spatial_decode, small))
+        latents = np.concatenate([channels_last(tensors[name]) for name in draws], axis=1)
+        small = channels_last(tensors[f"{call}.enc.spatial_noise"])
+        return small.reshape(latents.shape[0], -1, *small.shape[1:]), latents
+
+    for call, video in _calls(tensors, ".x"):
+        video = channels_last(video)
+        methods = {
+            "enc.spatial_moments": OpenSoraVAE.spatial_moments,
+            "enc.z_mode": OpenSoraVAE.encode,
+        }
+        for output, method in methods.items():
+            if f"{call}.{output}" in tensors:
+                yield close(f"{call}.{output}", run(method, video))
+        if f"{call}.enc.spatial_noise" in tensors:
+            yield close(f"{call}.enc.z", run(OpenSoraVAE.encode, video, noise(call)))
+        if f"{call}.dec.video" in tensors:
+            decode = functools.partial(OpenSoraVAE.decode, frames=video.shape[1])
+            yield close(f"{call}.dec.video", run(decode, channels_last(tensors[f"{call}.enc.z"])))
 
 
 def phi_outputs(run: Run, tensors: Tensors) -> Iterator[Output]:
