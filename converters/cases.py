@@ -28,6 +28,7 @@ from tts_jax.checkpoints import unflatten
 from tts_jax.generators.cogvideox import vae as cogvideox
 from tts_jax.generators.nova import vae as nova_vae
 from tts_jax.generators.nova.transformer import patchify
+from tts_jax.generators.open_sora.vae import OpenSoraVAE
 from tts_jax.generators.pyramid_flow.denoiser import Clip
 from tts_jax.generators.pyramid_flow.vae import (
     CausalVideoVAE,
@@ -340,6 +341,59 @@ def nova_vae_outputs(run: Run, tensors: Tensors) -> Iterator[Output]:
         yield Output(f"{call}/out", found, clip(wanted), atol=1e-4, rtol=1e-4)
 
 
+def open_sora_outputs(run: Run, tensors: Tensors) -> Iterator[Output]:
+    """Calls of Open-Sora's denoiser; what is recorded of fewer texts than clips is repeated."""
+    for call, wanted in _calls(tensors, ".out"):
+        prefix = f"{call}.in."
+        given = {n.removeprefix(prefix): x for n, x in tensors.items() if n.startswith(prefix)}
+        clip, text, time = channels_last(given["x"]), given["y"][:, 0], given["timestep"]
+        size = tuple(float(given[name][0]) for name in ("height", "width"))
+        more = {"rate": np.resize(given["fps"], len(clip))}
+        if "mask" in given:
+            more["text_mask"] = np.resize(given["mask"] > 0, text.shape[:2])
+        if "x_mask" in given:
+            more["noisy"] = given["x_mask"]
+
+        def call_model(model, *xs, size=size):
+            *inputs, more = xs
+            return model(*inputs, size=size, **more)
+
+        found, wanted = run(call_model, clip, text, time, more), channels_last(wanted)
+        atol = 2e-5 * float(np.abs(wanted).max(initial=0))
+        yield Output(f"{call}.out", found, wanted, atol, rtol=0)
+
+
+def open_sora_vae_outputs(run: Run, tensors: Tensors) -> Iterator[Output]:
+    """Calls of Open-Sora's autoencoder: both halves, there and back, with noise and without."""
+
+    def close(name: str, found: Array) -> Output:
+        wanted = channels_last(tensors[name])
+        found = found.reshape(-1, *found.shape[-3:]) if wanted.ndim == 4 else found
+        return Output(name, found, wanted, 5e-5 * float(np.abs(wanted).max(initial=0)), rtol=0)
+
+    def noise(call: str) -> tuple[np.ndarray, np.ndarray]:
+        """Of small frames, recorded without an axis of time, and of latents, chunk by chunk."""
+        draws = sorted(n for n in tensors if n.startswith(f"{call}.enc.temporal_noise."))
+        latents = np.concatenate([channels_last(tensors[name]) for name in draws], axis=1)
+        small = channels_last(tensors[f"{call}.enc.spatial_noise"])
+        return small.reshape(latents.shape[0], -1, *small.shape[1:]), latents
+
+    for call, video in _calls(tensors, ".x"):
+        video = channels_last(video)
+        methods = {
+            "enc.spatial_moments": OpenSoraVAE.spatial_moments,
+            "enc.z_mode": OpenSoraVAE.encode,
+        }
+        for output, method in methods.items():
+            if f"{call}.{output}" in tensors:
+                yield close(f"{call}.{output}", run(method, video))
+        if f"{call}.enc.spatial_noise" in tensors:
+            yield close(f"{call}.enc.z", run(OpenSoraVAE.encode, video, noise(call)))
+        if f"{call}.dec.video" in tensors:
+            decode = functools.partial(OpenSoraVAE.decode, frames=video.shape[1])
+            yield close(f"{call}.dec.video", run(decode, channels_last(tensors[f"{call}.enc.z"])))
+
+
 def phi_outputs(run: Run, tensors: Tensors) -> Iterator[Output]:
     """Calls of Phi-2 as a text encoder."""
     for call, wanted in _calls(tensors, ".out"):
@@ -431,6 +485,8 @@ _SINGLE = {
     "wan_vae": Case("wan_vae", wan_vae_outputs),
     "nova_transformer": Case("nova_d48w1024_osp480", nova_outputs),
     "nova_vae": Case("nova_vae", nova_vae_outputs),
+    "open_sora_stdit3": Case("open_sora_stdit3_xl2", open_sora_outputs),
+    "open_sora_vae": Case("open_sora_vae", open_sora_vae_outputs),
     "nova_text_encoder_phi2": Case("nova_text_encoder_phi2", phi_outputs),
     "t5_v1_1_xxl_encoder": Case("t5_v1_1_xxl_encoder", t5_outputs),
     "umt5_xxl_encoder": Case("umt5_xxl_encoder", t5_outputs),

@@ -10,6 +10,8 @@ from tts_jax.generators.causal_wan.generator import CausalWan, CausalWanConfig
 from tts_jax.generators.cogvideox.generator import CogVideoX, CogVideoXConfig
 from tts_jax.generators.from_image import FromImage
 from tts_jax.generators.nova.generator import Nova, NovaConfig
+from tts_jax.generators.open_sora.generator import OpenSora
+from tts_jax.generators.open_sora.parts import OpenSoraConfig
 from tts_jax.generators.protocol import Generator
 from tts_jax.generators.pyramid_flow.generator import PyramidFlow, PyramidFlowConfig
 from tts_jax.generators.wan.generator import Wan, WanConfig
@@ -24,6 +26,7 @@ GENERATORS = {
     "nova": (Nova, NovaConfig),
     "wan": (Wan, WanConfig),
     "causal_wan": (CausalWan, CausalWanConfig),
+    "open_sora": (OpenSora, OpenSoraConfig),
 }
 
 
