@@ -1,5 +1,6 @@
 """A config's generator, verifiers and world, loaded and ready to search with."""
 
+import contextlib
 import importlib
 import json
 from collections.abc import Mapping, Sequence
@@ -20,7 +21,7 @@ from tts_jax.checkpoints import CheckpointError
 from tts_jax.generators import EMBEDDED, load_generator, open_generator
 from tts_jax.generators.protocol import Generator
 from tts_jax.language.stage_prompts import StagePrompts, load_stage_prompts
-from tts_jax.parallel import divides_branches_only, make_mesh, place
+from tts_jax.parallel import devices_of_a_model, divides_branches_only, make_mesh, place
 from tts_jax.planning.published import published_generator, published_verifier
 from tts_jax.search import (
     Search,
@@ -105,13 +106,53 @@ def mesh_of(config: ConfigDict, prompts: int | None = None) -> Mesh:
     """The mesh of a config, in this process or in all of them.
 
     Args:
-      config: of an experiment.
+      config: of an experiment. Where `mesh.model` is 0, it is what its models need: see `axes_of`.
       prompts: how many there are to divide over processes; None for enough.
 
     Raises:
       MeshError: the machine has not so many devices.
     """
-    return make_mesh(**config.mesh, devices=devices_for(config.mesh, prompts))
+    axes = dict(config.mesh)
+    if axes.get("model") == 0:
+        axes["model"] = 1  # where memory is not known or there is nothing to divide
+        if (memory := _device_memory()) and jax.device_count() > 1:
+            with contextlib.suppress(UsageError, CheckpointError):  # loading says what is wrong
+                opened = open_models(config, jnp.bfloat16)
+                axes = axes_of(config, opened, memory, jax.device_count())
+    return make_mesh(**axes, devices=devices_for(axes, prompts))
+
+
+def _device_memory() -> int | None:
+    """Bytes of a device, where it says so: accelerators do."""
+    return (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
+
+
+def axes_of(config: ConfigDict, opened: tuple, memory: int, devices: int) -> dict[str, int]:
+    """Sizes of a config's mesh, with a number for `model` where it is 0.
+
+    Args:
+      config: of an experiment.
+      opened: its models, from `open_models`.
+      memory: bytes of a device.
+      devices: how many there are.
+
+    Returns:
+      What `make_mesh` takes. `model` is the fewest devices that hold the parameters and leave a
+      search room, see `tts_jax.parallel.devices_of_a_model`.
+    """
+    axes = dict(config.mesh)
+    if axes.get("model") == 0:
+        generator, params, _, verifier_params = opened
+        texts = getattr(generator, "text_parts", ())
+        parts = {name: own for name, own in params.items() if name not in texts}
+        free = devices // max(1, axes["branch"] * axes["sequence"])
+        sizes = _nbytes((parts, verifier_params)), _nbytes(params)
+        axes["model"] = devices_of_a_model(*sizes, memory, max(free, 1))
+    return axes
+
+
+def _nbytes(tree) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
 def load_models(

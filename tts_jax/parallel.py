@@ -30,6 +30,8 @@ RULES = (
 )
 # Smaller parameters are not worth a transfer.
 SMALL = 2**12
+# Of a device's memory, what parameters may take beside a search, and where nothing else is large.
+SEARCHING, LOADING = 0.5, 0.9
 
 
 class MeshError(ValueError):
@@ -60,6 +62,29 @@ def make_mesh(branch: int = 0, model: int = 1, sequence: int = 1, *, devices=Non
         named = ", ".join(f"{name} {size}" for name, size in zip(AXES, sizes, strict=True))
         raise MeshError(f"a mesh of {count} devices ({named}), but {len(devices)} exist")
     return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices[:count])
+
+
+def devices_of_a_model(searching: int, loading: int, memory: int, devices: int) -> int:
+    """How many devices parameters should be divided over: the fewest that leave a search room.
+
+    Args:
+      searching: bytes of all parameters that a search holds.
+      loading: bytes of those that are held before it, when prompts are encoded.
+      memory: bytes of a device.
+      devices: how many there are.
+
+    Returns:
+      A power of two that divides the devices; the largest one where none is enough.
+    """
+    counts = [
+        count for count in (1 << i for i in range(devices.bit_length())) if devices % count == 0
+    ]
+    enough = (
+        count
+        for count in counts
+        if searching <= SEARCHING * memory * count and loading <= LOADING * memory * count
+    )
+    return next(enough, counts[-1])
 
 
 def branch_mesh(devices: int = 0) -> Mesh:
