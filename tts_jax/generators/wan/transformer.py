@@ -24,6 +24,7 @@ from tts_jax.nn.embeddings import frequencies, rotate_pairs, timestep_sinusoid
 from tts_jax.nn.linear import Linear
 from tts_jax.nn.mlp import FeedForward
 from tts_jax.nn.norms import LayerNorm, RMSNorm, layer_norm
+from tts_jax.nn.patches import patchify, unpatchify
 from tts_jax.nn.sequence import by_sequence
 from tts_jax.nn.stack import stacked
 
@@ -246,20 +247,6 @@ def rotary_tables(
         return jnp.concatenate(wide, axis=-1).reshape(-1, config.head_size // 2)
 
     return Rope(table(np.cos), table(np.sin))
-
-
-def patchify(latents: Array, patch: int) -> Array:
-    """Tokens of p x p latents, channel fastest: [B, F, H, W, C] -> [B, F*P, p*p*C]."""
-    b, f, h, w, c = latents.shape
-    patches = latents.reshape(b, f, h // patch, patch, w // patch, patch, c)
-    return patches.transpose(0, 1, 2, 4, 3, 5, 6).reshape(b, -1, patch * patch * c)
-
-
-def unpatchify(tokens: Array, grid: tuple[int, int, int], patch: int) -> Array:
-    """The inverse of `patchify` for a grid of frames, token rows and token columns."""
-    b, (f, h, w) = tokens.shape[0], grid
-    patches = tokens.reshape(b, f, h, w, patch, patch, -1)
-    return patches.transpose(0, 1, 2, 4, 3, 5, 6).reshape(b, f, h * patch, w * patch, -1)
 
 
 def modulate(x: Array, shift: Array, scale: Array, epsilon: float) -> Array:
