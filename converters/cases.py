@@ -28,6 +28,7 @@ from tts_jax.checkpoints import unflatten
 from tts_jax.generators.cogvideox import vae as cogvideox
 from tts_jax.generators.nova import vae as nova_vae
 from tts_jax.generators.nova.transformer import patchify
+from tts_jax.generators.open_sora.vae import OpenSoraVAE
 from tts_jax.generators.pyramid_flow.denoiser import Clip
 from tts_jax.generators.pyramid_flow.vae import (
     CausalVideoVAE,
@@ -340,6 +341,31 @@ def nova_vae_outputs(run: Run, tensors: Tensors) -> Iterator[Output]:
         yield Output(f"{call}/out", found, clip(wanted), atol=1e-4, rtol=1e-4)
 
 
+def open_sora_vae_outputs(run: Run, tensors: Tensors) -> Iterator[Output]:
+    """Calls of Open-Sora's autoencoder: both halves, there and back, with noise and without."""
+
+    def close(name: str, found: Array) -> Output:
+        wanted = channels_last(tensors[name])
+        found = found.reshape(-1, *found.shape[-3:]) if wanted.ndim == 4 else found
+        return Output(name, found, wanted, 5e-5 * float(np.abs(wanted).max(initial=0)), rtol=0)
+
+    for call, video in _calls(tensors, ".x"):
+        video, small = channels_last(video), channels_last(tensors[f"{call}.enc.x_z"])
+        draws = sorted(n for n in tensors if n.startswith(f"{call}.enc.temporal_noise."))
+        noise = (
+            channels_last(tensors[f"{call}.enc.spatial_noise"]).reshape(small.shape),
+            np.concatenate([channels_last(tensors[name]) for name in draws], axis=1),
+        )
+        latents = channels_last(tensors[f"{call}.enc.z"])
+        decoded = functools.partial(OpenSoraVAE.temporal_decode, frames=video.shape[1])
+        small = run(decoded, latents)
+        yield close(f"{call}.enc.spatial_moments", run(OpenSoraVAE.spatial_moments, video))
+        yield close(f"{call}.enc.z", run(OpenSoraVAE.encode, video, noise))
+        yield close(f"{call}.enc.z_mode", run(OpenSoraVAE.encode, video))
+        yield close(f"{call}.dec.x_z", small)
+        yield close(f"{call}.dec.video", run(OpenSoraVAE.spatial_decode, small))
+
+
 def phi_outputs(run: Run, tensors: Tensors) -> Iterator[Output]:
     """Calls of Phi-2 as a text encoder."""
     for call, wanted in _calls(tensors, ".out"):
@@ -431,6 +457,7 @@ _SINGLE = {
     "wan_vae": Case("wan_vae", wan_vae_outputs),
     "nova_transformer": Case("nova_d48w1024_osp480", nova_outputs),
     "nova_vae": Case("nova_vae", nova_vae_outputs),
+    "open_sora_vae": Case("open_sora_vae", open_sora_vae_outputs),
     "nova_text_encoder_phi2": Case("nova_text_encoder_phi2", phi_outputs),
     "t5_v1_1_xxl_encoder": Case("t5_v1_1_xxl_encoder", t5_outputs),
     "umt5_xxl_encoder": Case("umt5_xxl_encoder", t5_outputs),

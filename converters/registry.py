@@ -14,6 +14,7 @@ from converters import (
     flow,
     image_selector,
     nova,
+    open_sora_vae,
     plain_vit,
     pyramid_flow,
     t5,
@@ -35,6 +36,7 @@ from tts_jax.generators.nova import transformer as nova_transformer
 from tts_jax.generators.nova import vae as nova_vae
 from tts_jax.generators.nova.generator import NovaConfig
 from tts_jax.generators.nova.sampler import SamplerConfig as NovaSampler
+from tts_jax.generators.open_sora.vae import SPATIAL_SCALE, OpenSoraVAE, OpenSoraVAEConfig
 from tts_jax.generators.pyramid_flow.mmdit import MMDiT, MMDiTConfig
 from tts_jax.generators.pyramid_flow.sampler_config import SamplerConfig
 from tts_jax.generators.pyramid_flow.transformer import Transformer, TransformerConfig
@@ -404,6 +406,18 @@ COMPONENTS = {
         published=wan_vae.VAEConfig.published,
         read=wan_vae.VAEConfig.from_reference,
         rules=wan.VAE_RULES,
+    ),
+    "open_sora_vae": Component(
+        build=OpenSoraVAE,
+        published=OpenSoraVAEConfig.published,
+        read=OpenSoraVAEConfig.from_reference,
+        rules=open_sora_vae.VAE_RULES,
+        fixed={"spatial_scaling": SPATIAL_SCALE},
+        # the weights hold shift and scale; where the halves once came from says nothing of them
+        inert=_names(
+            "shift scale cal_loss freeze_vae_2d from_pretrained subfolder local_files_only "
+            "micro_batch_size sample_size latent_size_cases"
+        ),
     ),
     "t5_v1_1_xxl_encoder": _t5(T5Config.t5_v1_1_xxl, t5.T5_RULES),
     "umt5_xxl_encoder": _t5(T5Config.umt5_xxl, t5.UMT5_RULES),
