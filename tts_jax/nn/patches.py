@@ -1,6 +1,6 @@
 """Patches of latents as tokens, channels fastest.
 
-B batch  F latent frames  H W latent size  C latent channels  P tokens of a frame  p side of a patch.
+B batch  F latent frames  H W latent size  C channels  P tokens of a frame  p side of a token.
 """
 
 from jax import Array
