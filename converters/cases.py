@@ -341,6 +341,28 @@ def nova_vae_outputs(run: Run, tensors: Tensors) -> Iterator[Output]:
         yield Output(f"{call}/out", found, clip(wanted), atol=1e-4, rtol=1e-4)
 
 
+def open_sora_outputs(run: Run, tensors: Tensors) -> Iterator[Output]:
+    """Calls of Open-Sora's denoiser; what is recorded of fewer texts than clips is repeated."""
+    for call, wanted in _calls(tensors, ".out"):
+        prefix = f"{call}.in."
+        given = {n.removeprefix(prefix): x for n, x in tensors.items() if n.startswith(prefix)}
+        clip, text, time = channels_last(given["x"]), given["y"][:, 0], given["timestep"]
+        size = tuple(float(given[name][0]) for name in ("height", "width"))
+        more = {"rate": np.resize(given["fps"], len(clip))}
+        if "mask" in given:
+            more["text_mask"] = np.resize(given["mask"] > 0, text.shape[:2])
+        if "x_mask" in given:
+            more["noisy"] = given["x_mask"]
+
+        def call_model(model, *xs, size=size):
+            *inputs, more = xs
+            return model(*inputs, size=size, **more)
+
+        found, wanted = run(call_model, clip, text, time, more), channels_last(wanted)
+        atol = 2e-5 * float(np.abs(wanted).max(initial=0))
+        yield Output(f"{call}.out", found, wanted, atol, rtol=0)
+
+
 def open_sora_vae_outputs(run: Run, tensors: Tensors) -> Iterator[Output]:
     """Calls of Open-Sora's autoencoder: both halves, there and back, with noise and without."""
 
@@ -457,6 +479,7 @@ _SINGLE = {
     "wan_vae": Case("wan_vae", wan_vae_outputs),
     "nova_transformer": Case("nova_d48w1024_osp480", nova_outputs),
     "nova_vae": Case("nova_vae", nova_vae_outputs),
+    "open_sora_stdit3": Case("open_sora_stdit3_xl2", open_sora_outputs),
     "open_sora_vae": Case("open_sora_vae", open_sora_vae_outputs),
     "nova_text_encoder_phi2": Case("nova_text_encoder_phi2", phi_outputs),
     "t5_v1_1_xxl_encoder": Case("t5_v1_1_xxl_encoder", t5_outputs),

@@ -17,20 +17,19 @@ def _linear(pattern: str, target: str, layer: str = "") -> dict:
     }
 
 
-def _block(source: str, ours: str) -> dict:
-    """Of the blocks over places, or over frames."""
-    source, target, layer = rf"{source}\.(\d+)", f"pairs.{ours}", r"[\1]"
-    rules = {rf"{source}\.scale_shift_table": (f"{target}.modulation{layer}", AS_IS)}
-    for number, attention in ((1, "attention"), (2, "cross_attention")):
-        if number == 2 and ours == "temporal":
-            continue
-        for name in "qkv":
-            rules |= _linear(
-                rf"{source}\.attn{number}\.to_{name}", f"{target}.{attention}.{name}", layer
-            )
-        rules |= _linear(rf"{source}\.attn{number}\.to_out\.0", f"{target}.{attention}.out", layer)
-    rules |= _linear(rf"{source}\.ff\.net\.0\.proj", f"{target}.mlp.up", layer)
-    return rules | _linear(rf"{source}\.ff\.net\.2", f"{target}.mlp.down", layer)
+def _block(source: str, ours: str, **attentions: str) -> dict:
+    """Of the blocks of places, or of those over time, with our names of their attentions."""
+    source, target, layer = rf"{source}\.(\d+)", f"{ours}_blocks", r"[\1]"
+    rules = {
+        rf"{source}\.scale_shift_table": (f"{target}.modulation{layer}", AS_IS),
+        **_linear(rf"{source}\.ff\.net\.0\.proj", f"{target}.mlp.up", layer),
+        **_linear(rf"{source}\.ff\.net\.2", f"{target}.mlp.down", layer),
+    }
+    for theirs, name in attentions.items():
+        rules |= _linear(rf"{source}\.{theirs}\.to_out\.0", f"{target}.{name}.out", layer)
+        for part in "qkv":
+            rules |= _linear(rf"{source}\.{theirs}\.to_{part}", f"{target}.{name}.{part}", layer)
+    return rules
 
 
 RULES = {
@@ -43,6 +42,6 @@ RULES = {
     **_linear(r"caption_projection\.linear_1", "text_embed.up"),
     **_linear(r"caption_projection\.linear_2", "text_embed.down"),
     **_linear(r"proj_out", "out"),
-    **_block("transformer_blocks", "spatial"),
-    **_block("temporal_transformer_blocks", "temporal"),
+    **_block("transformer_blocks", "space", attn1="attention", attn2="cross_attention"),
+    **_block("temporal_transformer_blocks", "time", attn1="attention"),
 }

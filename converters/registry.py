@@ -14,6 +14,7 @@ from converters import (
     flow,
     image_selector,
     nova,
+    open_sora_transformer,
     open_sora_vae,
     plain_vit,
     pyramid_flow,
@@ -36,6 +37,7 @@ from tts_jax.generators.nova import transformer as nova_transformer
 from tts_jax.generators.nova import vae as nova_vae
 from tts_jax.generators.nova.generator import NovaConfig
 from tts_jax.generators.nova.sampler import SamplerConfig as NovaSampler
+from tts_jax.generators.open_sora import transformer as stdit3
 from tts_jax.generators.open_sora.vae import SPATIAL_SCALE, OpenSoraVAE, OpenSoraVAEConfig
 from tts_jax.generators.pyramid_flow.mmdit import MMDiT, MMDiTConfig
 from tts_jax.generators.pyramid_flow.sampler_config import SamplerConfig
@@ -417,6 +419,17 @@ COMPONENTS = {
         inert=_names(
             "shift scale cal_loss freeze_vae_2d from_pretrained subfolder local_files_only "
             "micro_batch_size sample_size latent_size_cases"
+        ),
+    ),
+    "open_sora_stdit3_xl2": Component(
+        build=stdit3.Transformer,
+        published=stdit3.TransformerConfig.stdit3_xl_2,
+        read=stdit3.TransformerConfig.from_reference,
+        rules=open_sora_transformer.RULES,
+        ignored=open_sora_transformer.IGNORED,
+        inert=_names(
+            "class_dropout_prob drop_path input_size enable_flash_attn enable_layernorm_kernel "
+            "enable_sequence_parallelism only_train_temporal freeze_y_embedder auto_map"
         ),
     ),
     "t5_v1_1_xxl_encoder": _t5(T5Config.t5_v1_1_xxl, t5.T5_RULES),

@@ -22,10 +22,9 @@ from tts_jax.nn.attention import attend
 from tts_jax.nn.embeddings import position_grid, position_sinusoids, timestep_sinusoid
 from tts_jax.nn.linear import Linear
 from tts_jax.nn.mlp import FeedForward
-from tts_jax.nn.norms import layer_norm
-from tts_jax.nn.patches import patchify, unpatchify
 from tts_jax.nn.sequence import by_sequence
 from tts_jax.nn.stack import stacked
+from tts_jax.nn.video_tokens import gated, modulate, patchify, unpatchify
 
 TIME_WIDTH = 256  # channels of the sinusoids of the diffusion time
 FINAL_EPSILON = 1e-6  # of the last norm
@@ -136,58 +135,56 @@ class Attention(nnx.Module):
 
 
 class Block(nnx.Module):
-    """Attention of tokens to each other, attention to the text or none, a feed-forward layer."""
+    """Attention within groups of video tokens, to the text if of places, a feed-forward layer."""
 
-    def __init__(self, config: TransformerConfig, *, text: bool, rngs: nnx.Rngs):
+    def __init__(self, config: TransformerConfig, *, over_time: bool, rngs: nnx.Rngs):
         width = config.width
         self.attention = Attention(config, rngs=rngs)
-        self.cross_attention = Attention(config, rngs=rngs) if text else None
+        self.cross_attention = None if over_time else Attention(config, rngs=rngs)
         self.mlp = FeedForward((width, 4 * width, width), jax.nn.gelu, rngs=rngs)
         self.modulation = nnx.Param(jax.random.normal(rngs.params(), (6, width)) / width**0.5)
+        self.over_time = over_time
         self.epsilon = config.epsilon
 
     def __call__(
         self,
         x: Array,
+        frames: int,
         modulation: Array,
-        axis: int,
         text: tuple[Array, Array] | None = None,
         mask: Array | None = None,
     ) -> Array:
-        """Updates tokens.
+        """Updates tokens, frame after frame.
 
         Args:
-          x: [B, F, P, D].
-          modulation: of the diffusion time, [B, 6, D] float32.
-          axis: along which tokens see each other, 1 or 2.
-          text: keys and values [B, L, N, K], if the block has attention to the text.
-          mask: which of them are seen, as of `attend`.
+          x: [B, F*P, D].
+          frames: F.
+          modulation: of the diffusion time, [B, 1, 6, D] float32.
+          text: keys and values of the text, [B, L, N, K], for blocks of places.
+          mask: which of them are seen, bool [B, 1, L]; all without.
 
         Returns:
-          [B, F, P, D].
+          [B, F*P, D].
         """
-        values = (self.modulation[...].astype(jnp.float32) + modulation)[:, :, None, None]
-        shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = jnp.moveaxis(values, 1, 0)
-        y = jnp.moveaxis(self._modulate(x, shift, scale), axis, 2)
-        rows = y.reshape(-1, *y.shape[2:])
-        seen = self.attention(rows, self.attention.keys_values(rows)).reshape(y.shape)
-        x = x + (gate * jnp.moveaxis(seen, 2, axis)).astype(x.dtype)
+        values = self.modulation[...].astype(jnp.float32) + modulation
+        shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = jnp.moveaxis(values, 2, 0)
+        y = self._attend(modulate(x, shift, scale, self.epsilon), frames)
+        x = x + gated(y, gate)
         if self.cross_attention is not None:
-            tokens = x.reshape(x.shape[0], -1, x.shape[-1])
-            x = x + self.cross_attention(tokens, text, mask).reshape(x.shape)
-        y = self.mlp(self._modulate(x, mlp_shift, mlp_scale))
-        return x + (mlp_gate * y).astype(x.dtype)
+            x = x + self.cross_attention(x, text, mask)
+        y = modulate(x, mlp_shift, mlp_scale, self.epsilon)
+        return x + gated(self.mlp(y), mlp_gate)
 
-    def _modulate(self, x: Array, shift: Array, scale: Array) -> Array:
-        return (layer_norm(x, self.epsilon) * (1 + scale) + shift).astype(x.dtype)
-
-
-class Pair(nnx.Module):
-    """A block over the places of every frame and one over the frames of every place."""
-
-    def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
-        self.spatial = Block(config, text=True, rngs=rngs)
-        self.temporal = Block(config, text=False, rngs=rngs)
+    def _attend(self, x: Array, frames: int) -> Array:
+        """Of every frame's tokens to each other, or of all frames' tokens at one place."""
+        groups = x.reshape(x.shape[0], frames, -1, x.shape[-1])
+        if self.over_time:
+            groups = groups.swapaxes(1, 2)
+        rows = groups.reshape(-1, *groups.shape[2:])
+        y = self.attention(rows, self.attention.keys_values(rows)).reshape(groups.shape)
+        if self.over_time:
+            y = y.swapaxes(1, 2)
+        return y.reshape(x.shape)
 
 
 class Transformer(nnx.Module):
@@ -200,7 +197,9 @@ class Transformer(nnx.Module):
         self.text_embed = FeedForward((config.text_width, width, width), jax.nn.gelu, rngs=rngs)
         self.time_embed = FeedForward((TIME_WIDTH, width, width), jax.nn.silu, rngs=rngs)
         self.time_modulation = Linear(width, 6 * width, rngs=rngs)
-        self.pairs = stacked(partial(Pair, config), config.layers, rngs=rngs)
+        for name, over_time in (("space", False), ("time", True)):
+            build = partial(Block, config, over_time=over_time)
+            setattr(self, f"{name}_blocks", stacked(build, config.layers, rngs=rngs))
         self.modulation = nnx.Param(jax.random.normal(rngs.params(), (2, width)) / width**0.5)
         self.out = Linear(width, 2 * token, rngs=rngs)
 
@@ -217,10 +216,10 @@ class Transformer(nnx.Module):
         """
         states = self.text_embed(text.astype(self.dtype))
 
-        def step(_, pair):
-            return None, pair.spatial.cross_attention.keys_values(states)
+        def step(_, block):
+            return None, block.cross_attention.keys_values(states)
 
-        return KeysValues(*jax.lax.scan(step, None, self.pairs)[1])
+        return KeysValues(*jax.lax.scan(step, None, self.space_blocks)[1])
 
     def __call__(
         self,
@@ -243,42 +242,40 @@ class Transformer(nnx.Module):
         Raises:
           ValueError: neither one frame nor as many as the model has positions for.
         """
-        config = self.config
-        frames, *grid = latents.shape[1], *(side // config.patch for side in latents.shape[2:4])
+        config, frames = self.config, latents.shape[1]
         if frames not in (1, config.frames):
             raise ValueError(f"{frames} frames; the denoiser takes {config.frames}, or 1")
+        grid = frames, *(side // config.patch for side in latents.shape[2:4])
         text = text if isinstance(text, KeysValues) else self.read(text)
         mask = None if mask is None else mask[:, None]
         temb = self.time_embed(timestep_sinusoid(time, TIME_WIDTH).astype(self.dtype))
         modulation = self.time_modulation(jax.nn.silu(temb)).astype(jnp.float32)
-        modulation = modulation.reshape(temb.shape[0], 6, -1)
-
-        tokens = self.latent_embed(patchify(latents.astype(self.dtype), config.patch))
-        x = by_sequence(tokens).reshape(tokens.shape[0], frames, -1, config.width)
-        x = x + self._places(*grid).astype(x.dtype)
-        moments = self._moments(frames).astype(x.dtype)
+        modulation = modulation.reshape(temb.shape[0], 1, 6, -1)
+        places, moments = (jnp.asarray(x, self.dtype) for x in self._positions(*grid))
 
         def step(x, layer):
-            pair, text, first = layer
-            x = pair.spatial(x, modulation, 2, text, mask)
+            space, time, text, first = layer
+            x = space(x, frames, modulation, text, mask)
             x = jnp.where(first, x + moments, x)
-            return pair.temporal(x, modulation, 1), None
+            return time(x, frames, modulation), None
 
-        first = jnp.arange(config.layers) == 0
-        x, _ = jax.lax.scan(step, x, (self.pairs, tuple(text), first))
+        first = np.arange(config.layers) == 0
+        layers = self.space_blocks, self.time_blocks, text, first
+        tokens = self.latent_embed(patchify(latents.astype(self.dtype), config.patch))
+        tokens, _ = jax.lax.scan(step, by_sequence(tokens + places), layers)
         values = self.modulation[...].astype(jnp.float32) + temb.astype(jnp.float32)[:, None]
-        shift, scale = (values[:, i, None, None] for i in range(2))
-        x = (layer_norm(x, FINAL_EPSILON) * (1 + scale) + shift).astype(self.dtype)
-        tokens = self.out(x.reshape(tokens.shape)).astype(jnp.float32)
-        return tuple(jnp.split(unpatchify(tokens, (frames, *grid), config.patch), 2, axis=-1))
+        shift, scale = jnp.moveaxis(values[:, None], 2, 0)
+        tokens = self.out(modulate(tokens, shift, scale, FINAL_EPSILON)).astype(jnp.float32)
+        noise, variance = jnp.split(unpatchify(tokens, grid, config.patch), 2, axis=-1)
+        return noise, variance
 
-    def _places(self, rows: int, columns: int) -> Array:
-        """What tells the places of a frame apart, [P, D]."""
-        axes = (np.arange(n) * (self.config.extent / n) for n in (rows, columns))
-        table = position_grid(*axes, self.config.width)
-        return jnp.asarray(table.reshape(rows * columns, -1), jnp.float32)
+    def _positions(self, frames: int, rows: int, columns: int) -> tuple[np.ndarray, np.ndarray]:
+        """What tells the places of a frame apart, and the frames, float64 [F*P, D] each.
 
-    def _moments(self, frames: int) -> Array:
-        """What tells the frames apart, [F, 1, D]; nothing tells one frame."""
-        table = position_sinusoids(np.arange(frames), self.config.width)
-        return jnp.asarray(table * (frames > 1), jnp.float32)[:, None]
+        A single frame has no position.
+        """
+        config, tokens = self.config, rows * columns
+        axes = (np.arange(count) * (config.extent / count) for count in (rows, columns))
+        places = position_grid(*axes, config.width).reshape(tokens, -1)
+        moments = position_sinusoids(np.arange(frames), config.width) * (frames > 1)
+        return np.tile(places, (frames, 1)), np.repeat(moments, tokens, axis=0)
