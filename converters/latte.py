@@ -1,13 +1,6 @@
 """Table of maxin-cn/Latte-1, under the names of the diffusers package."""
 
-import numpy as np
-
-from converters.core import AS_IS, LINEAR
-
-
-def patch_kernel(weight: np.ndarray) -> np.ndarray:
-    """A convolution of p x p patches as a linear layer, [D, C, p, p] -> [p*p*C, D]."""
-    return weight.transpose(2, 3, 1, 0).reshape(-1, weight.shape[0])
+from converters.core import AS_IS, LINEAR, patch_kernel
 
 
 def _linear(pattern: str, target: str, layer: str = "") -> dict:
