@@ -9,6 +9,7 @@ from tts_jax.checkpoints import CheckpointError, load_parts, save_safetensors
 from tts_jax.generators.causal_wan.generator import CausalWan, CausalWanConfig
 from tts_jax.generators.cogvideox.generator import CogVideoX, CogVideoXConfig
 from tts_jax.generators.from_image import FromImage
+from tts_jax.generators.latte.generator import Latte, LatteConfig
 from tts_jax.generators.nova.generator import Nova, NovaConfig
 from tts_jax.generators.protocol import Generator
 from tts_jax.generators.pyramid_flow.generator import PyramidFlow, PyramidFlowConfig
@@ -24,6 +25,7 @@ GENERATORS = {
     "nova": (Nova, NovaConfig),
     "wan": (Wan, WanConfig),
     "causal_wan": (CausalWan, CausalWanConfig),
+    "latte": (Latte, LatteConfig),
 }
 
 

@@ -5,6 +5,7 @@ B batch  T frames  H W size  h w latent size  C latent channels. Channels last, 
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import jax.numpy as jnp
 from flax import nnx
@@ -15,7 +16,7 @@ from tts_jax.nn.image_autoencoder import ImageDecoder, ImageEncoder, by_frames
 
 @dataclass(frozen=True, kw_only=True)
 class VAEConfig:
-    """Sizes of the autoencoder.
+    """Sizes of the autoencoder, for which a frame is a latent frame.
 
     Attributes:
       image_channels: of a frame.
@@ -34,6 +35,8 @@ class VAEConfig:
     groups: int = 32
     scale: float = 0.18215
     batch: int = 4
+
+    temporal_factor: ClassVar[int] = 1
 
     def __post_init__(self):
         if self.batch < 1:
@@ -59,12 +62,9 @@ class VAEConfig:
         Raises:
           ValueError: the file asks for something that the published autoencoder has not.
         """
-        levels = len(config["block_out_channels"])
         fixed = {
             "out_channels": config["in_channels"],
             "act_fn": "silu",
-            "down_block_types": ["DownEncoderBlock2D"] * levels,
-            "up_block_types": ["UpDecoderBlock2D"] * levels,
             "mid_block_add_attention": True,
             "use_quant_conv": True,
             "use_post_quant_conv": True,
@@ -72,8 +72,7 @@ class VAEConfig:
             "latents_mean": None,
             "latents_std": None,
         }
-        given = {n: list(x) if isinstance(x, tuple) else x for n, x in config.items()}
-        odd = [f"{k}={given[k]!r}" for k, v in fixed.items() if given.get(k, v) != v]
+        odd = [f"{k}={config[k]!r}" for k, v in fixed.items() if config.get(k, v) != v]
         if odd:
             raise ValueError(f"unsupported settings of Latte's VAE: {', '.join(odd)}")
         return cls(
