@@ -41,6 +41,12 @@ def conv_kernel(weight: np.ndarray) -> np.ndarray:
     return weight.transpose(2, 3, 4, 1, 0)
 
 
+def patch_kernel(weight: np.ndarray) -> np.ndarray:
+    """A convolution of patches as a linear layer, [D, C, (1,) p, p] -> [p*p*C, D]."""
+    kernel = conv_kernel(weight)
+    return kernel.reshape(-1, kernel.shape[-1])
+
+
 def permute(*axes: int) -> Transform:
     """A transform that reorders axes."""
     return functools.partial(np.transpose, axes=axes)

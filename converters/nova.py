@@ -2,15 +2,8 @@
 
 from collections.abc import Mapping
 
-import numpy as np
-
-from converters.core import AS_IS, LINEAR, Rules, conv_kernel
+from converters.core import AS_IS, LINEAR, Rules, conv_kernel, patch_kernel
 from tts_jax.generators.nova.transformer import TransformerConfig
-
-
-def patch_kernel(weight: np.ndarray) -> np.ndarray:
-    """A convolution of patches as a linear layer, [D, C, p, p] -> [p*p*C, D]."""
-    return weight.transpose(2, 3, 1, 0).reshape(-1, weight.shape[0])
 
 
 def _linear(pattern: str, target: str, layer: str = "") -> dict:

@@ -1,7 +1,6 @@
 """Table of Open-Sora 1.2's denoiser."""
 
-from converters.core import AS_IS, LINEAR
-from converters.wan_transformer import patch_kernel
+from converters.core import AS_IS, LINEAR, patch_kernel
 
 
 def _linear(pattern: str, target: str, layer: str = "") -> dict:

@@ -12,7 +12,9 @@ from converters import (
     clip,
     cogvideox,
     flow,
+    image_autoencoder,
     image_selector,
+    latte,
     musiq,
     nova,
     open_sora_transformer,
@@ -34,6 +36,10 @@ from tts_jax.generators.cogvideox import transformer as cogvideox_transformer
 from tts_jax.generators.cogvideox import vae as cogvideox_vae
 from tts_jax.generators.cogvideox.generator import CogVideoXConfig
 from tts_jax.generators.cogvideox.generator import SamplerConfig as CogVideoXSampler
+from tts_jax.generators.latte import transformer as latte_transformer
+from tts_jax.generators.latte import vae as latte_vae
+from tts_jax.generators.latte.generator import LatteConfig
+from tts_jax.generators.latte.generator import SamplerConfig as LatteSampler
 from tts_jax.generators.nova import transformer as nova_transformer
 from tts_jax.generators.nova import vae as nova_vae
 from tts_jax.generators.nova.generator import NovaConfig
@@ -437,6 +443,31 @@ COMPONENTS = {
             "enable_sequence_parallelism only_train_temporal freeze_y_embedder auto_map"
         ),
     ),
+    "latte_1_transformer": Component(
+        build=latte_transformer.Transformer,
+        published=latte_transformer.TransformerConfig.latte_1,
+        read=latte_transformer.TransformerConfig.from_reference,
+        rules=latte.RULES,
+        # fields of an earlier class of the package, which published files may still have
+        fixed={
+            "attention_type": "default",
+            "double_self_attention": False,
+            "only_cross_attention": False,
+            "num_vector_embeds": None,
+        },
+        inert=_names(
+            "dropout norm_num_groups num_embeds_ada_norm upcast_attention use_linear_projection"
+        ),
+    ),
+    "stable_diffusion_vae": Component(
+        build=latte_vae.FrameVAE,
+        published=latte_vae.VAEConfig.stable_diffusion,
+        read=_with_blocks(
+            latte_vae.VAEConfig.from_reference, down="DownEncoderBlock2D", up="UpDecoderBlock2D"
+        ),
+        rules=image_autoencoder.image_rules(),
+        inert=_names("force_upcast sample_size"),
+    ),
     "t5_v1_1_xxl_encoder": _t5(T5Config.t5_v1_1_xxl, t5.T5_RULES),
     "umt5_xxl_encoder": _t5(T5Config.umt5_xxl, t5.UMT5_RULES),
     "clip_l_text": _clip_text(TextConfig.clip_vit_large_patch14()),
@@ -676,6 +707,17 @@ def _open_sora_pipeline() -> Model:
     return Model(parts=parts, entries=entries, copies=(OPEN_SORA_TOKENIZER,))
 
 
+def _latte_pipeline() -> Model:
+    """The published Latte-1 directory, with the autoencoder of single frames."""
+    parts = {
+        "transformer": ("latte_1_transformer", "transformer"),
+        "vae": ("stable_diffusion_vae", "vae"),
+        "t5": ("t5_v1_1_xxl_encoder", "text_encoder"),
+    }
+    read = LatteSampler.from_reference
+    return _diffusers("latte", LatteConfig, read, parts, "dynamic_thresholding_ratio")
+
+
 def _pooled(config: TextConfig) -> int:
     return config.width if config.projection is None else config.projection
 
@@ -695,6 +737,7 @@ MODELS = {
     "nova": _nova_pipeline(),
     **{f"wan2_1_{size}": _wan_pipeline(size) for size in ("1_3b", "14b")},
     "open_sora_1_2": _open_sora_pipeline(),
+    "latte_1": _latte_pipeline(),
     **{name: _alone(name, name, ("component", name)) for name in COMPONENTS},
     LANGUAGE_MODEL: _alone(LANGUAGE_MODEL, LANGUAGE_MODEL, (LANGUAGE_MODEL,), copies=("",)),
     **{

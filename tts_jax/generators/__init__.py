@@ -9,6 +9,7 @@ from tts_jax.checkpoints import CheckpointError, load_parts, save_safetensors
 from tts_jax.generators.causal_wan.generator import CausalWan, CausalWanConfig
 from tts_jax.generators.cogvideox.generator import CogVideoX, CogVideoXConfig
 from tts_jax.generators.from_image import FromImage
+from tts_jax.generators.latte.generator import Latte, LatteConfig
 from tts_jax.generators.nova.generator import Nova, NovaConfig
 from tts_jax.generators.open_sora.generator import OpenSora
 from tts_jax.generators.open_sora.parts import OpenSoraConfig
@@ -27,6 +28,7 @@ GENERATORS = {
     "wan": (Wan, WanConfig),
     "causal_wan": (CausalWan, CausalWanConfig),
     "open_sora": (OpenSora, OpenSoraConfig),
+    "latte": (Latte, LatteConfig),
 }
 
 

@@ -41,12 +41,39 @@ class Branch:
     previous: Array
 
 
+class Segments:
+    """Steps in segments, for a sampler's config.
+
+    It has the fields steps, N; steps_per_segment, of every segment but the last, which may be
+    shorter; draft_steps_per_segment, of the draft, a generator of as many segments; and guidance,
+    which is on above 1.
+    """
+
+    def __post_init__(self):
+        for name in ("steps_per_segment", "draft_steps_per_segment"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; at least 1 is needed")
+
+    @property
+    def guided(self) -> bool:
+        """Whether every step takes two denoiser calls."""
+        return self.guidance > 1
+
+    @property
+    def num_segments(self) -> int:
+        """Segments of a video."""
+        return -(-self.steps // self.steps_per_segment)
+
+    def steps_before(self, segment: int) -> int:
+        """Steps done before a segment."""
+        return min(segment * self.steps_per_segment, self.steps)
+
+
 class FullSequence(GeneratorNetworks):
     """What such generators do alike; a family adds its networks, its levels and its solver.
 
-    `config.sampler` has steps, steps_per_segment, draft_steps_per_segment, num_segments, guided and
-    steps_before(segment); `config.latent_shape` is [T, H, W, C]. States are numbered by the steps
-    before them, from 0 to N.
+    `config.sampler` is made of `Segments`; `config.latent_shape` is [T, H, W, C]. States are
+    numbered by the steps before them, from 0 to N.
     """
 
     renoises = True

@@ -113,6 +113,11 @@ class CausalConv3d(nnx.Module):
         return jnp.pad(x, ((0, 0), (frames, 0), (0, 0), (0, 0), (0, 0)))
 
 
+def pointwise(inputs: int, outputs: int, *, rngs: nnx.Rngs) -> CausalConv3d:
+    """A convolution of every place by itself."""
+    return CausalConv3d(inputs, outputs, (1, 1, 1), rngs=rngs)
+
+
 class GroupNorm(nnx.Module):
     """Group norm with scale and bias; its float32 statistics are those of a frame or of a clip."""
 

@@ -18,7 +18,7 @@ from flax import nnx
 from jax import Array
 
 from tts_jax.nn.attention import attend
-from tts_jax.nn.embeddings import frequencies, rotate_pairs, timestep_sinusoid
+from tts_jax.nn.embeddings import frequencies, position_grid, rotate_pairs, timestep_sinusoid
 from tts_jax.nn.linear import Linear
 from tts_jax.nn.mlp import FeedForward
 from tts_jax.nn.norms import RMSNorm
@@ -119,15 +119,8 @@ def position_table(
       Float32 [rows * columns, D].
     """
     side = round((rows * columns) ** 0.5) * config.base_side / (size[0] * size[1]) ** 0.5
-
-    def axis(count):
-        angles = (np.arange(count) * side / count)[:, None] * frequencies(config.width // 4)
-        return np.concatenate([np.sin(angles), np.cos(angles)], axis=-1)
-
-    shape = rows, columns, config.width // 2
-    column = np.broadcast_to(axis(columns)[None], shape)
-    row = np.broadcast_to(axis(rows)[:, None], shape)
-    return np.concatenate([column, row], axis=-1).reshape(rows * columns, -1).astype(np.float32)
+    axes = (np.arange(count) * side / count for count in (rows, columns))
+    return position_grid(*axes, config.width).reshape(rows * columns, -1).astype(np.float32)
 
 
 class Block(nnx.Module):

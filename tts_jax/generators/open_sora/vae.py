@@ -19,13 +19,13 @@ from flax import nnx
 from jax import Array
 
 from tts_jax.nn.autoencoder import (
-    MidBlock,
     ResnetBlock,
     posterior_mode,
     posterior_sample,
     silu,
 )
-from tts_jax.nn.conv import CausalConv3d, GroupNorm
+from tts_jax.nn.conv import CausalConv3d, GroupNorm, pointwise
+from tts_jax.nn.image_autoencoder import ImageDecoder, ImageEncoder, by_frames
 
 TEMPORAL_EPSILON = 1e-5  # of the group norms of the temporal half
 SPATIAL_SCALE = 0.18215  # small frames are the image autoencoder's latents times this
@@ -174,103 +174,6 @@ def _read_halves(spatial: Mapping, temporal: Mapping) -> dict:
     }
 
 
-class SpatialConv(CausalConv3d):
-    """3x3 convolution of every frame."""
-
-    def __init__(self, inputs: int, outputs: int, *, rngs: nnx.Rngs, **more):
-        super().__init__(inputs, outputs, (1, 3, 3), rngs=rngs, **more)
-
-
-def _pointwise(inputs: int, outputs: int, rngs: nnx.Rngs) -> CausalConv3d:
-    return CausalConv3d(inputs, outputs, (1, 1, 1), rngs=rngs)
-
-
-class DownBlock(nnx.Module):
-    """Residual blocks, then, except at the last level, half the rows and columns."""
-
-    def __init__(self, level: int, config: OpenSoraVAEConfig, *, rngs: nnx.Rngs):
-        channels, last = config.channels, len(config.channels) - 1
-        inputs, outputs = channels[max(level - 1, 0)], channels[level]
-        self.resnets = nnx.List(
-            [
-                ResnetBlock(outputs if i else inputs, outputs, config.groups, flat=True, rngs=rngs)
-                for i in range(config.layers)
-            ]
-        )
-        self.conv = (
-            None
-            if level == last
-            else SpatialConv(outputs, outputs, space_stride=2, padding=(0, 1), rngs=rngs)
-        )
-
-    def __call__(self, x: Array) -> Array:
-        for resnet in self.resnets:
-            x = resnet(x)
-        return x if self.conv is None else self.conv(x)
-
-
-class UpBlock(nnx.Module):
-    """Residual blocks, then, except at the last level, twice the rows and columns."""
-
-    def __init__(self, level: int, config: OpenSoraVAEConfig, *, rngs: nnx.Rngs):
-        channels, last = config.channels[::-1], len(config.channels) - 1
-        inputs, outputs = channels[max(level - 1, 0)], channels[level]
-        self.resnets = nnx.List(
-            [
-                ResnetBlock(outputs if i else inputs, outputs, config.groups, flat=True, rngs=rngs)
-                for i in range(config.layers + 1)
-            ]
-        )
-        self.conv = None if level == last else SpatialConv(outputs, outputs, rngs=rngs)
-
-    def __call__(self, x: Array) -> Array:
-        for resnet in self.resnets:
-            x = resnet(x)
-        if self.conv is None:
-            return x
-        return self.conv(jnp.repeat(jnp.repeat(x, 2, axis=2), 2, axis=3))
-
-
-class SpatialEncoder(nnx.Module):
-    """Frames to posterior moments of small frames."""
-
-    def __init__(self, config: OpenSoraVAEConfig, *, rngs: nnx.Rngs):
-        channels, moments = config.channels, 2 * config.latent_channels
-        self.conv_in = SpatialConv(config.image_channels, channels[0], rngs=rngs)
-        self.down = nnx.List([DownBlock(i, config, rngs=rngs) for i in range(len(channels))])
-        self.mid = MidBlock(channels[-1], config.groups, flat=True, rngs=rngs)
-        self.norm_out = GroupNorm(channels[-1], config.groups)
-        self.conv_out = SpatialConv(channels[-1], moments, rngs=rngs)
-        self.quant = _pointwise(moments, moments, rngs)
-
-    def __call__(self, x: Array) -> Array:
-        """[B, T, H, W, 3] -> [B, T, h, w, 2C]."""
-        x = self.conv_in(x)
-        for block in (*self.down, self.mid):
-            x = block(x)
-        return self.quant(self.conv_out(silu(self.norm_out(x))))
-
-
-class SpatialDecoder(nnx.Module):
-    """Small frames to frames."""
-
-    def __init__(self, config: OpenSoraVAEConfig, *, rngs: nnx.Rngs):
-        channels, latent = config.channels[::-1], config.latent_channels
-        self.post_quant = _pointwise(latent, latent, rngs)
-        self.conv_in = SpatialConv(latent, channels[0], rngs=rngs)
-        self.mid = MidBlock(channels[0], config.groups, flat=True, rngs=rngs)
-        self.up = nnx.List([UpBlock(i, config, rngs=rngs) for i in range(len(channels))])
-        self.norm_out = GroupNorm(channels[-1], config.groups)
-        self.conv_out = SpatialConv(channels[-1], config.image_channels, rngs=rngs)
-
-    def __call__(self, x: Array) -> Array:
-        """[B, T, h, w, C] -> [B, T, H, W, 3]."""
-        x = self.conv_in(self.post_quant(x))
-        for block in (self.mid, *self.up):
-            x = block(x)
-        return self.conv_out(silu(self.norm_out(x)))
-
-
 class Residuals(nnx.Module):
     """The residual blocks of one level of the temporal half."""
 
@@ -318,8 +221,8 @@ class TemporalEncoder(nnx.Module):
         self.norm_out = GroupNorm(
             channels[-1], config.temporal_groups, epsilon=TEMPORAL_EPSILON, over_time=True
         )
-        self.conv_out = _pointwise(channels[-1], moments, rngs)
-        self.quant = _pointwise(moments, moments, rngs)
+        self.conv_out = pointwise(channels[-1], moments, rngs=rngs)
+        self.quant = pointwise(moments, moments, rngs=rngs)
 
     def __call__(self, x: Array) -> Array:
         """[B, T, h, w, C] -> [B, T / 4 rounded up, h, w, 2C]."""
@@ -338,7 +241,7 @@ class TemporalDecoder(nnx.Module):
     def __init__(self, config: OpenSoraVAEConfig, *, rngs: nnx.Rngs):
         channels, latent = config.temporal_channels, config.latent_channels
         inputs = (*channels[1:], channels[-1])
-        self.post_quant = _pointwise(latent, latent, rngs)
+        self.post_quant = pointwise(latent, latent, rngs=rngs)
         self.conv_in = CausalConv3d(latent, channels[-1], rngs=rngs)
         self.mid = Residuals(channels[-1], channels[-1], config, rngs=rngs)
         self.levels = nnx.List(
@@ -377,8 +280,8 @@ class OpenSoraVAE(nnx.Module):
 
     def __init__(self, config: OpenSoraVAEConfig, *, rngs: nnx.Rngs):
         self.config = config
-        self.spatial_encoder = SpatialEncoder(config, rngs=rngs)
-        self.spatial_decoder = SpatialDecoder(config, rngs=rngs)
+        self.spatial_encoder = ImageEncoder(config, rngs=rngs)
+        self.spatial_decoder = ImageDecoder(config, rngs=rngs)
         self.temporal_encoder = TemporalEncoder(config, rngs=rngs)
         self.temporal_decoder = TemporalDecoder(config, rngs=rngs)
         self.shift = nnx.Param(jnp.zeros(config.latent_channels))
@@ -468,20 +371,10 @@ class OpenSoraVAE(nnx.Module):
         return self.temporal_decoder(latents.astype(self._dtype), frames).astype(jnp.float32)
 
     def _by_frames(self, run: Callable[[Array], Array], x: Array) -> Array:
-        """Runs over every frame by itself, some at a time; blank ones fill the last batch."""
-        frames = x.reshape(-1, 1, *x.shape[2:])
-        batches = -(-len(frames) // self.config.batch)
-        blank = -len(frames) % batches
-        frames = jnp.pad(frames, ((0, blank), *[(0, 0)] * 4)).reshape(
-            batches, -1, *frames.shape[1:]
-        )
-
         def some(frames: Array) -> Array:
             return run(frames.astype(self._dtype)).astype(jnp.float32)
 
-        out = jax.lax.map(some, frames)
-        out = out.reshape(-1, *out.shape[3:])
-        return out[: len(out) - blank].reshape(*x.shape[:2], *out.shape[1:])
+        return by_frames(some, x, self.config.batch)
 
 
 def _draw(moments: Array, noise: Array | None) -> Array:
