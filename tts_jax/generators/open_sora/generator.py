@@ -250,7 +250,7 @@ class OpenSora(Parts, FullSequence):
             jnp.full(batch, time),
             rate=jnp.full(batch, sampler.told_rate, jnp.float32),
             size=(sampler.height, sampler.width),
-            text_mask=jnp.broadcast_to(condition.mask, (batch, *condition.mask.shape)),
+            text_mask=condition.mask[None],
             noisy=None if noisy is None else jnp.broadcast_to(noisy, (batch, *noisy.shape)),
         )[..., : latents.shape[-1]]
         velocity = velocities[-1]
