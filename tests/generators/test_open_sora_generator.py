@@ -20,6 +20,7 @@ from tts_jax.generators.full_sequence import NOISE_TAG
 from tts_jax.generators.open_sora.generator import Condition, OpenSora
 from tts_jax.generators.open_sora.parts import OpenSoraConfig
 from tts_jax.generators.open_sora.sampler import Given, SamplerConfig, give_frames, parse_strategy
+from tts_jax.generators.open_sora.text import texts_of_clips
 from tts_jax.generators.open_sora.transformer import TransformerConfig
 from tts_jax.generators.open_sora.vae import SPATIAL_SCALE, OpenSoraVAEConfig
 from tts_jax.generators.protocol import Generator
@@ -435,6 +436,20 @@ def test_prompts_are_read_with_their_scores(make, params):
     silent = make(aesthetic=0.0)
     silent.encode_prompt(params, "A dog")
     assert silent.tokenizer.texts == ["a dog"]
+
+
+def test_clips_have_prompts_of_their_own(make, params, golden):
+    case = json.loads((golden("open_sora_scheduler") / "text_cases.json").read_text())
+    wanted = case["loop_prompt"]["per_loop"]
+    assert texts_of_clips(case["loop_prompt"]["input"], len(wanted)) == wanted
+    generator = make(clips=3, aesthetic=0.0)
+    known = generator.encode_prompt(params, "|0|a b|2|c")
+    assert generator.tokenizer.texts == ["a b", "c"]
+    np.testing.assert_array_equal(known.text[0], known.text[1])
+    assert (known.mask.sum(1) == jnp.array([4, 4, 2])).all()
+    for wrong, part in (("|0|a|x|b", "number"), ("|0|a|2", "number"), ("|0|a|0|b", "rise")):
+        with pytest.raises(ValueError, match=part):
+            texts_of_clips(wrong, 2)
 
 
 @pytest.mark.parametrize("clips", [1, 2])
