@@ -4,8 +4,9 @@ r"""Open-Sora 1.2, 51 frames of 240x424 at 24 frames a second, random linear sea
 denoiser calls, two for each of 30 steps. They follow the ODE and draw no noise after the first
 state; a search that forks later wants `--config.generator.eta=1.0`, the SDE of the same marginals,
 or a preset that noises again. With `--config.generator.clips=3` two more clips go on from the end
-of the first, each another unit of the search; `--config.generator.image=FILE` gives the first
-frame. Sides are those of the published table, 360x640 and 720x1280 among them.
+of the first, each another unit of the search, by prompts of their own if there are any, as in
+"|0|a house|2|a house on fire"; `--config.generator.image=FILE` gives the first frame. Sides are
+those of the published table, 360x640 and 720x1280 among them.
 
 OpenSora-STDiT-v3 and OpenSora-VAE-v1.2 of hpcai-tech and t5-v1_1-xxl of DeepFloyd lie side by side
 in PUBLISHED.

@@ -14,14 +14,15 @@ from converters.core import convert
 from converters.open_sora_transformer import IGNORED, RULES
 from converters.open_sora_vae import VAE_RULES
 from tests.search.driver import fields_of, run
-from tts_jax.checkpoints import init_params
+from tts_jax.checkpoints import abstract_params, init_params
 from tts_jax.generators.from_image import FromImage
 from tts_jax.generators.full_sequence import NOISE_TAG
 from tts_jax.generators.open_sora.generator import Condition, OpenSora
 from tts_jax.generators.open_sora.parts import OpenSoraConfig
 from tts_jax.generators.open_sora.sampler import Given, SamplerConfig, give_frames, parse_strategy
-from tts_jax.generators.open_sora.transformer import TransformerConfig
-from tts_jax.generators.open_sora.vae import SPATIAL_SCALE, OpenSoraVAEConfig
+from tts_jax.generators.open_sora.text import texts_of_clips
+from tts_jax.generators.open_sora.transformer import Transformer, TransformerConfig
+from tts_jax.generators.open_sora.vae import SPATIAL_SCALE, OpenSoraVAE, OpenSoraVAEConfig
 from tts_jax.generators.protocol import Generator
 from tts_jax.language.t5 import T5Config, T5Encoder
 from tts_jax.parallel import branch_mesh
@@ -76,45 +77,58 @@ def fields(golden):
 
 
 @pytest.fixture(scope="module")
-def parts(golden, fields):
+def original(golden, fields):
     """The sizes of the recorded networks, and of a text encoder."""
     vae = json.loads((golden("open_sora_vae") / "config.json").read_text())
     transformer = TransformerConfig.from_reference(fields["stdit3"])
     return {
-        "t5": T5Config(
-            vocabulary=32, width=transformer.text_width, heads=2, head_size=4, layers=1, mlp=16
-        ),
+        "t5": text_encoder(transformer.text_width),
         "transformer": transformer,
         "vae": OpenSoraVAEConfig.from_reference(vae),
     }
 
 
 @pytest.fixture(scope="module")
-def make(parts):
-    """`make(kind, shape, **sampler)`: a generator; of clips of another shape than its pixels'."""
+def params(golden, original):
+    """Recorded weights."""
+    found = {}
+    for part, folder, build, rules in (
+        ("transformer", "open_sora_scheduler", Transformer, (RULES, IGNORED)),
+        ("vae", "open_sora_vae", OpenSoraVAE, (VAE_RULES,)),
+    ):
+        tensors = load_file(golden(folder) / "weights.safetensors")
+        found[part] = convert(tensors, abstract_params(build, original[part])[1], *rules)
+    return found
 
-    def build(kind=OpenSora, shape=None, **sampler):
-        config = OpenSoraConfig
-        if shape is not None:
-            config = type("Recorded", (OpenSoraConfig,), {"latent_shape": shape})
-        config = config(sampler=SamplerConfig(**VIDEO | sampler), **parts)
-        return kind(config, {"t5": Letters(config.transformer.text_length)})
 
-    return build
+def text_encoder(width):
+    return T5Config(vocabulary=32, width=width, heads=2, head_size=4, layers=1, mlp=16)
+
+
+def build(kind, parts, shape=None, **sampler):
+    """A generator; of clips of another shape than its pixels' if one is given."""
+    config = OpenSoraConfig
+    if shape is not None:
+        config = type("Recorded", (OpenSoraConfig,), {"latent_shape": shape})
+    config = config(sampler=SamplerConfig(**sampler), **parts)
+    return kind(config, {"t5": Letters(config.transformer.text_length)})
+
+
+def tiny(kind, **sampler):
+    """A generator for what depends on no network but, perhaps, the text encoder."""
+    sizes = dict(heads=2, head_size=4, layers=1, mlp=8, text_width=8, text_length=12)
+    parts = {
+        "t5": text_encoder(8),
+        "transformer": TransformerConfig(**sizes),
+        "vae": OpenSoraVAEConfig.published(),
+    }
+    return build(kind, parts, **VIDEO | sampler)
 
 
 @pytest.fixture(scope="module")
-def params(golden, make):
-    """Recorded weights, and those of an untrained text encoder."""
-    generator = make()
-    found = {"t5": init_params(T5Encoder, generator.config.t5)[1]}
-    for part, folder, rules in (
-        ("transformer", "open_sora_scheduler", (RULES, IGNORED)),
-        ("vae", "open_sora_vae", (VAE_RULES,)),
-    ):
-        tensors = load_file(golden(folder) / "weights.safetensors")
-        found[part] = convert(tensors, generator.abstract_params[part], *rules)
-    return found
+def texts():
+    """Parameters of that text encoder."""
+    return {"t5": init_params(T5Encoder, text_encoder(8))[1]}
 
 
 def settings(case):
@@ -128,12 +142,13 @@ def error(found, wanted):
 
 
 @pytest.fixture
-def follow(make, params, recorded, fields, monkeypatch):
+def follow(original, params, recorded, fields, monkeypatch):
     """`follow(name, per_segment)`: our states after each segment of a recorded run, and theirs."""
 
     def run(name, per_segment):
         case, starts = fields[name], recorded.get(f"{name}.in.z_before", recorded[f"{name}.in.z"])
-        generator = make(shape=starts[0].shape, **settings(case), steps_per_segment=per_segment)
+        sampler = settings(case) | {"steps_per_segment": per_segment}
+        generator = build(OpenSora, original, starts[0].shape, **sampler)
         steps, still = case["steps"], np.zeros((case["steps"], *starts.shape), np.float32)
         draws = recorded.get(f"{name}.noise", still)
         monkeypatch.setattr(noise, "fold_in", lambda key, data: data)  # the step's own number
@@ -176,9 +191,9 @@ def test_recorded_videos_are_made_again(follow, name, per_segment):
     assert errors and max(errors) <= TOLERANCE, errors
 
 
-def test_frames_are_those_of_the_original(make, params, recorded, fields):
+def test_frames_are_those_of_the_original(original, params, recorded, fields):
     latents = recorded["t2v.final"][0]
-    generator = make(shape=latents.shape, **settings(fields["t2v"]))
+    generator = build(OpenSora, original, latents.shape, **settings(fields["t2v"]))
     found = jax.jit(generator.decode)(params, latents)
     wanted = np.clip(recorded["t2v.video"][0] * 0.5 + 0.5, 0, 1)
     assert wanted.std() > 0.01 and error(found, wanted) <= TOLERANCE
@@ -193,7 +208,8 @@ class Toy(OpenSora):
         return clean if noisy is None else jnp.where(noisy[:, None, None, None], clean, latents)
 
     def encode_prompt(self, params, prompt):
-        text = jnp.full((self.config.sampler.clips, 12, 4), 0.1)
+        clips = self.config.sampler.clips
+        text = jnp.linspace(0.1, 1.0, clips)[:, None, None] * jnp.ones((clips, 12, 4))
         return Condition(text, jnp.ones(text.shape[:2], bool), jnp.float32(7))
 
     def read_end(self, params, latents):
@@ -203,20 +219,8 @@ class Toy(OpenSora):
         return jax.nn.sigmoid(jnp.repeat(latents[..., :3], 2, axis=0))
 
 
-@pytest.fixture
-def toy(make):
-    """`toy(**sampler)`: a generator around a toy denoiser."""
-    return lambda **sampler: make(Toy, **sampler)
-
-
-@pytest.fixture
-def condition(toy):
-    def of(generator):
-        clips = generator.config.sampler.clips
-        text = jnp.linspace(0.1, 1.0, clips)[:, None, None] * jnp.ones((clips, 12, 4))
-        return Condition(text, jnp.ones((clips, 12), bool), jnp.float32(7))
-
-    return of
+def toy(**sampler):
+    return tiny(Toy, **sampler)
 
 
 def keys_of(generator, seed=0):
@@ -227,8 +231,9 @@ def keys_of(generator, seed=0):
     return keys
 
 
-def grow(generator, condition, keys, branch=None):
+def grow(generator, keys, branch=None):
     """Branches after each of the segments."""
+    condition = generator.encode_prompt(None, PROMPT)
     branch = generator.init(None, condition, keys[0]) if branch is None else branch
     branches = []
     first = jax.jit(lambda b, k: generator.advance(None, condition, b, k, 0))
@@ -243,7 +248,7 @@ def grow(generator, condition, keys, branch=None):
     return branches
 
 
-def test_it_is_a_generator_of_one_unit_for_each_clip(toy):
+def test_it_is_a_generator_of_one_unit_for_each_clip():
     generator = toy(steps=7, steps_per_segment=3, clips=2)
     assert isinstance(generator, Generator)
     assert generator.units == (3, 3) and generator.num_segments == 6
@@ -252,29 +257,29 @@ def test_it_is_a_generator_of_one_unit_for_each_clip(toy):
     assert toy(guidance=1.0).nfe(1) == 5
 
 
-def test_segments_of_any_length_give_the_same_video(toy, condition):
+def test_segments_of_any_length_give_the_same_video():
     videos = []
     for count in (6, 4):
         generator = toy(steps=6, steps_per_segment=count)
-        videos.append(grow(generator, condition(generator), keys_of(generator))[-1].latents)
+        videos.append(grow(generator, keys_of(generator))[-1].latents)
     np.testing.assert_allclose(*videos, atol=1e-5)
 
 
 @pytest.mark.parametrize("eta", [0.0, 0.7])
-def test_only_the_sde_tells_siblings_apart(toy, condition, eta):
+def test_only_the_sde_tells_siblings_apart(eta):
     """Children that part after segment 0 differ if, and only if, steps draw noise."""
     generator = toy(steps=4, steps_per_segment=2, eta=eta)
     assert generator.stochastic == bool(eta)
     keys = keys_of(generator)
     fork = [keys[0], jax.random.fold_in(keys[0], 1)]
-    one, other = (grow(generator, condition(generator), ks)[-1].latents for ks in (keys, fork))
+    one, other = (grow(generator, ks)[-1].latents for ks in (keys, fork))
     assert bool((one != other).any()) == bool(eta)
 
 
-def test_estimates_end_at_the_video(toy, condition):
+def test_estimates_end_at_the_video():
     generator = toy(steps=8, steps_per_segment=3)
-    known = condition(generator)
-    branches = grow(generator, known, keys_of(generator))
+    known = generator.encode_prompt(None, PROMPT)
+    branches = grow(generator, keys_of(generator))
 
     def look(segment, ahead):
         return generator.estimate(None, known, branches[segment], segment, ahead)
@@ -286,10 +291,10 @@ def test_estimates_end_at_the_video(toy, condition):
     assert generator.estimate_nfe(0, 4) == 8
 
 
-def test_renoised_branches_have_the_level_they_go_back_to(toy, condition):
+def test_renoised_branches_have_the_level_they_go_back_to():
     generator = toy(steps=5, steps_per_segment=2)
-    known, key, keys = condition(generator), jax.random.key(9), keys_of(generator)
-    branches = grow(generator, known, keys)
+    known, key, keys = generator.encode_prompt(None, PROMPT), jax.random.key(9), keys_of(generator)
+    branches = grow(generator, keys)
     levels = generator.config.sampler.schedule.levels
 
     def renoise(depth, to, strength):
@@ -304,17 +309,17 @@ def test_renoised_branches_have_the_level_they_go_back_to(toy, condition):
     np.testing.assert_allclose(renoise(2, 2, 0.3).latents, wanted, atol=1e-5)
 
 
-def test_given_frames_are_what_they_were_at_an_earlier_level(toy, condition):
+def test_given_frames_are_what_they_were_at_an_earlier_level():
     """One is kept; one, of ratio 0.5, is noised below timestep 500 and given back above it."""
     generator = toy(steps=6, steps_per_segment=2, eta=0.5, height=240, width=256)
-    known, key, keys = condition(generator), jax.random.key(9), keys_of(generator)
+    known, key, keys = generator.encode_prompt(None, PROMPT), jax.random.key(9), keys_of(generator)
     times = generator.config.sampler.schedule.timesteps
     assert times[2] > 500 > times[4]
     shape = generator.config.latent_shape
     given = jnp.arange(shape[0], dtype=jnp.float32)[:, None, None, None] + jnp.full(shape, 3.0)
     ratio = jnp.ones(shape[0]).at[jnp.array([0, 2])].set(jnp.array([0.0, 0.5]))
     branch = generator.begin_with(generator.init(None, known, key), Given(given, ratio))
-    branches = grow(generator, known, keys, branch)
+    branches = grow(generator, keys, branch)
     for segment, branch in enumerate(branches):
         kept, drawn, edited = branch.latents[:3]
         assert (kept == 3).all() and np.ptp(drawn) > 0
@@ -357,37 +362,37 @@ class Framed(OpenSora):
         return self.frames if name == "vae" else super().network(params, name)
 
 
-def test_an_image_is_the_first_frame_of_every_video(make, params):
-    generator = make(Framed)
+def test_an_image_is_the_first_frame_of_every_video(texts):
+    generator = tiny(Framed)
     image = np.random.default_rng(0).integers(0, 256, (16, 24, 3), dtype=np.uint8)
     begun = FromImage(generator, image)
     assert begun.units == generator.units
-    known = jax.tree.map(lambda x: x[0], begun.encode(params, [PROMPT]))
+    known = jax.tree.map(lambda x: x[0], begun.encode(texts, [PROMPT]))
     shape = generator.config.latent_shape
     assert known.moments.shape == (1, 16, 24, 8)
     known = dataclasses.replace(known, moments=known.moments[:, : shape[1], : shape[2]])
     generator.frames = Frames(-100.0)  # no spread: both posteriors are their means
     moments = known.moments.at[..., 4:].set(-100.0)
     sure = dataclasses.replace(known, moments=moments)
-    branch = begun.init(params, sure, jax.random.key(1))
+    branch = begun.init(texts, sure, jax.random.key(1))
     np.testing.assert_array_equal(branch.given.ratio, [0, *[1] * (shape[0] - 1)])
     wanted = (SPATIAL_SCALE * moments[0, ..., :4] + 1 - 2) / 4
     np.testing.assert_allclose(branch.given.latents[0], wanted, atol=1e-5)
     generator.frames = Frames()
-    one, other = (begun.init(params, known, jax.random.key(i)).given.latents for i in range(2))
+    one, other = (begun.init(texts, known, jax.random.key(i)).given.latents for i in range(2))
     assert (one[0] != other[0]).all() and not one[1:].any()
 
 
-def test_one_frame_does_not_begin_with_an_image(make):
+def test_one_frame_does_not_begin_with_an_image():
     image = np.zeros((16, 24, 3), np.uint8)
     with pytest.raises(ValueError, match="which the image is already"):
-        FromImage(make(frames=1), image)
+        FromImage(tiny(OpenSora, frames=1), image)
 
 
-def test_later_clips_go_on_from_the_end_of_those_before(toy, condition):
+def test_later_clips_go_on_from_the_end_of_those_before():
     generator = toy(steps=2, steps_per_segment=1, clips=3)
-    known = condition(generator)
-    branches = grow(generator, known, keys_of(generator))
+    known = generator.encode_prompt(None, PROMPT)
+    branches = grow(generator, keys_of(generator))
     videos = [
         generator.estimate(None, known, branch, segment) if segment % 2 else None
         for segment, branch in enumerate(branches)
@@ -408,9 +413,9 @@ def test_later_clips_go_on_from_the_end_of_those_before(toy, condition):
         generator.renoise(None, known, branches[2], None, 3, 1, 1.0)
 
 
-def test_the_end_of_a_clip_is_read_from_its_frames(make):
+def test_the_end_of_a_clip_is_read_from_its_frames():
     """What is shared is shown once: 34 frames, and 17 of each later clip."""
-    generator = make(Framed, clips=3)
+    generator = tiny(Framed, clips=3)
     shape = generator.config.latent_shape
     clips = jax.random.uniform(jax.random.key(0), (3, *shape))
     np.testing.assert_array_equal(generator.read_end(None, clips[0]), clips[0, 5:])
@@ -424,22 +429,36 @@ def test_the_end_of_a_clip_is_read_from_its_frames(make):
     np.testing.assert_allclose(frames, wanted / 2 + 0.5, atol=1e-6)
 
 
-def test_prompts_are_read_with_their_scores(make, params):
-    generator = make(motion=2.0, camera="pan left", clips=2)
-    known = generator.encode_prompt(params, "A <person> walks")
+def test_prompts_are_read_with_their_scores(texts):
+    generator = tiny(OpenSora, motion=2.0, camera="pan left", clips=2)
+    known = generator.encode_prompt(texts, "A <person> walks")
     (text,) = generator.tokenizer.texts
     assert (
         text == "a person walks aesthetic score: 6.5. motion score: 2.0. camera motion: pan left."
     )
     assert known.text.shape == (2, generator.tokenizer.length, generator.config.t5.width)
-    silent = make(aesthetic=0.0)
-    silent.encode_prompt(params, "A dog")
+    silent = tiny(OpenSora, aesthetic=0.0)
+    silent.encode_prompt(texts, "A dog")
     assert silent.tokenizer.texts == ["a dog"]
+
+
+def test_clips_have_prompts_of_their_own(texts, golden):
+    case = json.loads((golden("open_sora_scheduler") / "text_cases.json").read_text())
+    wanted = case["loop_prompt"]["per_loop"]
+    assert texts_of_clips(case["loop_prompt"]["input"], len(wanted)) == wanted
+    generator = tiny(OpenSora, clips=3, aesthetic=0.0)
+    known = generator.encode_prompt(texts, "|0|a b|2|c")
+    assert generator.tokenizer.texts == ["a b", "c"]
+    np.testing.assert_array_equal(known.text[0], known.text[1])
+    assert (known.mask.sum(1) == jnp.array([4, 4, 2])).all()
+    for wrong, part in (("|0|a|x|b", "number"), ("|0|a|2", "number"), ("|0|a|0|b", "rise")):
+        with pytest.raises(ValueError, match=part):
+            texts_of_clips(wrong, 2)
 
 
 @pytest.mark.parametrize("clips", [1, 2])
 @pytest.mark.parametrize("preset", PRESETS)
-def test_every_search_is_sound(toy, preset, clips):
+def test_every_search_is_sound(preset, clips):
     eta = 0.5
     outline = outline_of(toy(steps=6, steps_per_segment=2, clips=clips, eta=eta))
     made = run(preset, outline, **fields_of(preset, outline))
@@ -454,12 +473,12 @@ def test_every_search_is_sound(toy, preset, clips):
     ],
     ids=lambda preset: preset["preset"],
 )
-def test_searches_run_and_their_winners_are_made_again(toy, params, preset):
+def test_searches_run_and_their_winners_are_made_again(preset):
     clips = 2 if preset["preset"] == "random_linear" else 1
     generator = toy(steps=4, steps_per_segment=2, eta=0.5, clips=clips)
     search = Search(
         generator,
-        params,
+        {},
         Panel([Brightness()]),
         {"brightness": {}},
         mesh=branch_mesh(1),
@@ -474,12 +493,16 @@ def test_searches_run_and_their_winners_are_made_again(toy, params, preset):
     "settings, message",
     [
         (dict(height=4), "4 x 24"),
+        (dict(clips=2, frames=40), "clips of 40 frames"),
+        (dict(clips=2, frames=17), "clips of 17 frames"),
+        (dict(clips=2, overlap=7), "share 7 latent frames"),
+        (dict(clips=2, overlap=10), "share 10 latent frames"),
         (dict(steps_per_segment=0), "steps_per_segment is 0"),
         (dict(frames=9), "9 frames"),
     ],
     ids=str,
 )
-def test_impossible_settings_are_refused(toy, settings, message):
+def test_impossible_settings_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         toy(**settings)
 

@@ -137,10 +137,6 @@ def test_what_is_no_strategy_is_refused(text):
         (dict(eta=1.5), "eta is 1.5"),
         (dict(frames=16), "16 frames has no noise levels"),
         (dict(clips=0), "clips is 0"),
-        (dict(clips=2, frames=40), "clips of 40 frames"),
-        (dict(clips=2, frames=17), "clips of 17 frames"),
-        (dict(clips=2, overlap=7), "overlap of 7"),
-        (dict(clips=2, overlap=15), "overlap of 15"),
     ],
 )
 def test_impossible_settings_are_refused(changes, message):

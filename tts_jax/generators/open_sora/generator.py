@@ -20,6 +20,7 @@ from tts_jax.generators.full_sequence import FullSequence
 from tts_jax.generators.open_sora.parts import Parts
 from tts_jax.generators.open_sora.sampler import Given
 from tts_jax.generators.open_sora.scheduler import NUM_TIMESTEPS, Schedule
+from tts_jax.generators.open_sora.text import texts_of_clips
 from tts_jax.generators.protocol import Look, Params
 from tts_jax.solvers import noise, rectified_flow
 from tts_jax.solvers.noise import Key
@@ -89,10 +90,11 @@ class OpenSora(Parts, FullSequence):
         return self.config.sampler.schedule
 
     def encode_prompt(self, params: Params, prompt: str) -> Condition:
-        """Text states of a prompt, and the guidance scale."""
+        """Text states of a prompt for every clip, see `texts_of_clips`; and the guidance scale."""
         sampler = self.config.sampler
-        text, mask = self.read_texts(params, [prompt])
-        text, mask = (jnp.repeat(x, sampler.clips, axis=0) for x in (text, mask))
+        texts = texts_of_clips(prompt, sampler.clips)
+        read = {text: self.read_texts(params, [text]) for text in dict.fromkeys(texts)}
+        text, mask = (jnp.concatenate(x) for x in zip(*map(read.get, texts), strict=True))
         return Condition(text, mask, jnp.float32(sampler.guidance))
 
     def init(self, params: Params, condition: Condition, key: Key) -> Branch:
@@ -250,7 +252,7 @@ class OpenSora(Parts, FullSequence):
             jnp.full(batch, time),
             rate=jnp.full(batch, sampler.told_rate, jnp.float32),
             size=(sampler.height, sampler.width),
-            text_mask=jnp.broadcast_to(condition.mask, (batch, *condition.mask.shape)),
+            text_mask=condition.mask[None],
             noisy=None if noisy is None else jnp.broadcast_to(noisy, (batch, *noisy.shape)),
         )[..., : latents.shape[-1]]
         velocity = velocities[-1]

@@ -15,7 +15,6 @@ from jax import Array
 
 from tts_jax.generators.networks import GeneratorNetworks, read_parts
 from tts_jax.generators.open_sora.sampler import SamplerConfig
-from tts_jax.generators.open_sora.scheduler import CLIP_FRAMES, CLIP_LATENTS
 from tts_jax.generators.open_sora.text import Scores, prepare
 from tts_jax.generators.open_sora.transformer import Transformer, TransformerConfig
 from tts_jax.generators.open_sora.vae import SPATIAL_SCALE, OpenSoraVAE, OpenSoraVAEConfig
@@ -51,22 +50,31 @@ class OpenSoraConfig:
                 f"the text encoder is {self.t5.width} wide, "
                 f"the denoiser wants {transformer.text_width}"
             )
-        if (vae.chunk, vae.latent_chunk) != (CLIP_FRAMES, CLIP_LATENTS):
-            raise ValueError(
-                f"the VAE makes {vae.latent_chunk} latent frames of {vae.chunk}; "
-                f"the noise levels are those of {CLIP_LATENTS} of {CLIP_FRAMES}"
-            )
         if min(sampler.height, sampler.width) < vae.spatial_factor:
             raise ValueError(
                 f"a video of {sampler.height} x {sampler.width}: "
                 f"sides are {vae.spatial_factor} at least"
             )
+        if sampler.clips > 1:
+            chunks, rest = divmod(sampler.frames, vae.chunk)
+            shared, odd = divmod(sampler.overlap, vae.latent_chunk)
+            if rest or odd or not 0 < shared < chunks:
+                raise ValueError(
+                    f"clips of {sampler.frames} frames that share {sampler.overlap} latent frames: "
+                    f"such clips are whole chunks of {vae.chunk} frames and share some of these, "
+                    f"{vae.latent_chunk} latent frames each, but not all"
+                )
 
     @property
     def latent_shape(self) -> tuple[int, int, int, int]:
         """T, H, W, C of a clip's latents."""
         sampler = self.sampler
         return self.vae.latent_shape(sampler.frames, sampler.height, sampler.width)
+
+    @property
+    def overlap_frames(self) -> int:
+        """Frames that a clip shares with the one before."""
+        return self.sampler.overlap // self.vae.latent_chunk * self.vae.chunk
 
     def open_tokenizers(self, folder: Path) -> dict[str, Tokenizer]:
         """The tokenizers of a checkpoint folder, by part.
@@ -188,8 +196,8 @@ class Parts(GeneratorNetworks):
         Returns:
           `config.sampler.overlap` latent frames.
         """
-        vae, sampler = self.network(params, "vae"), self.config.sampler
-        pixels = vae.decode(latents[None, -sampler.overlap :], sampler.overlap_frames)
+        vae, config = self.network(params, "vae"), self.config
+        pixels = vae.decode(latents[None, -config.sampler.overlap :], config.overlap_frames)
         return vae.encode(pixels)[0]
 
     def decode(self, params: Params, latents: Array) -> Array:
@@ -202,9 +210,9 @@ class Parts(GeneratorNetworks):
         Returns:
           [frames, 8H, 8W, 3], float32 in [0, 1].
         """
-        vae, sampler = self.network(params, "vae"), self.config.sampler
-        clips = latents.reshape(-1, *self.config.latent_shape)
-        pixels = jax.lax.map(lambda clip: vae.decode(clip[None], sampler.frames)[0], clips)
-        first, later = pixels[0], pixels[1:, sampler.overlap_frames :]
+        vae, config = self.network(params, "vae"), self.config
+        clips = latents.reshape(-1, *config.latent_shape)
+        pixels = jax.lax.map(lambda clip: vae.decode(clip[None], config.sampler.frames)[0], clips)
+        first, later = pixels[0], pixels[1:, config.overlap_frames :]
         pixels = jnp.concatenate([first, later.reshape(-1, *first.shape[1:])])
         return jnp.clip(pixels * 0.5 + 0.5, 0.0, 1.0)

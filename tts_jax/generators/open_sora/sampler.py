@@ -18,12 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from tts_jax.generators.open_sora.scheduler import (
-    CLIP_FRAMES,
-    CLIP_LATENTS,
-    NUM_TIMESTEPS,
-    Schedule,
-)
+from tts_jax.generators.open_sora.scheduler import NUM_TIMESTEPS, Schedule
 
 IMAGE_RATE = 120.0  # frames per second that stand for an image
 
@@ -67,19 +62,6 @@ class SamplerConfig:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; at least 1 is needed")
         _ = self.schedule  # refuses impossible settings
-        if self.clips > 1 and (self.frames % CLIP_FRAMES or self.frames <= CLIP_FRAMES):
-            raise ValueError(
-                f"clips of {self.frames} frames; those that are gone on from have a multiple of "
-                f"{CLIP_FRAMES}, {2 * CLIP_FRAMES} at least"
-            )
-        chunks = self.frames // CLIP_FRAMES
-        if self.clips > 1 and self.overlap not in range(
-            CLIP_LATENTS, chunks * CLIP_LATENTS, CLIP_LATENTS
-        ):
-            raise ValueError(
-                f"an overlap of {self.overlap} latent frames; it is a multiple of {CLIP_LATENTS} "
-                f"and less than the {chunks * CLIP_LATENTS} of a clip"
-            )
 
     @property
     def guided(self) -> bool:
@@ -89,11 +71,6 @@ class SamplerConfig:
     def told_rate(self) -> float:
         """Frames per second that the denoiser is told, another for images."""
         return IMAGE_RATE if self.frames == 1 else self.rate
-
-    @property
-    def overlap_frames(self) -> int:
-        """Frames that a clip shares with the one before."""
-        return self.overlap // CLIP_LATENTS * CLIP_FRAMES
 
     @cached_property
     def schedule(self) -> Schedule:

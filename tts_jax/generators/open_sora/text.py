@@ -7,6 +7,7 @@ standard library, but for one thing: of text that was decoded with a wrong encod
 quotes and signs of currency are repaired, which is about all that survives the steps before.
 """
 
+import bisect
 import html
 import re
 import unicodedata
@@ -60,6 +61,29 @@ def prepare(prompts: Sequence[str], scores: Scores) -> list[str]:
       scores: appended before cleaning.
     """
     return [clean_caption(scores.append(prompt)) if prompt else "" for prompt in prompts]
+
+
+def texts_of_clips(prompt: str, clips: int) -> list[str]:
+    """The prompt of each clip of a video.
+
+    Args:
+      prompt: one for all clips, or several behind the numbers of the clips that they begin with, as
+        in "|0|a house|2|a house on fire".
+      clips: how many.
+
+    Raises:
+      ValueError: the numbers are none, or do not rise.
+    """
+    if not prompt.startswith("|0|"):
+        return [prompt] * clips
+    _, *entries = prompt.split("|")
+    numbers, texts = entries[::2], entries[1::2]
+    if len(numbers) != len(texts) or not all(number.isdecimal() for number in numbers):
+        raise ValueError(f"{prompt!r} has no text behind the number of each clip")
+    starts = [int(number) for number in numbers]
+    if sorted(set(starts)) != starts:
+        raise ValueError(f"the clips {starts} of {prompt!r} do not rise")
+    return [texts[bisect.bisect_right(starts, clip) - 1] for clip in range(clips)]
 
 
 def clean_caption(text: str) -> str:

@@ -152,7 +152,7 @@ class Block(nnx.Module):
           frames: F.
           modulation: of every frame, [B, F, 6, D] float32; one frame if all are alike.
           text: [B, L, D].
-          mask: which of these count, bool [B, 1, L]; all without.
+          mask: which of these count, bool [B, 1, L] or [1, 1, L]; all without.
 
         Returns:
           [B, F*P, D].
@@ -251,7 +251,8 @@ class Transformer(nnx.Module):
           time: diffusion time in [0, 1000], [B]; traced, so that one executable serves every step.
           rate: frames per second, [B]; 120 for an image.
           size: height and width of the video in pixels.
-          text_mask: which tokens count, bool [B, L] with one at least in every row; all if None.
+          text_mask: which tokens count, bool [B, L] with one at least in every row, or one row for
+            all; all count if None.
           noisy: bool [B, F], the frames that are noisy; the others are clean, with time 0. All are
             noisy if None.
 
