@@ -18,6 +18,7 @@ _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%([\w.\-]+) = (.*)$")
 _OPCODE = re.compile(r"\s([a-z][\w\-]*)\(")
 _OPERAND = re.compile(r"%([\w.\-]+)")
 _CONSTANT = re.compile(r"\bs32\[\].* constant\((\d+)\)")
+_CHANNEL = re.compile(r"\bchannel_id=(\d+)")
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 _NO_ESTIMATE = 2**63 - 1  # what the compiler writes where it has none
 
@@ -215,17 +216,30 @@ class Text:
 
     @cached_property
     def collectives(self) -> dict[str, float]:
-        """Bytes that each kind of collective gives, on each chip."""
-        found = {}
-        for kind in COLLECTIVES:
-            total = self._sum(
-                lambda name, i, kind=kind: (
-                    self._result(name, i, anywhere=True) if i.collective == kind else 0
-                )
-            )
-            if total:
-                found[kind] = total
+        """Bytes that each kind of collective gives, on each chip.
+
+        Also of those that the compiler has fused with other work; the pieces of one that it has
+        spread over several fusions have one channel.
+        """
+        found: dict[str, float] = {}
+        for name, times in self.runs.items():
+            channels = {}
+            for where, instruction in self._with_fused(name):
+                if instruction.collective:
+                    channel = _CHANNEL.search(instruction.line)
+                    channels[channel[1] if channel else instruction.name] = where, instruction
+            for where, instruction in channels.values():
+                given = times * self._result(where, instruction, anywhere=True)
+                found[instruction.collective] = found.get(instruction.collective, 0) + given
         return found
+
+    def _with_fused(self, name: str) -> Iterator[tuple[str, Instruction]]:
+        """Instructions of a computation and of the fusions in it, with the computations' names."""
+        for instruction in self.computations.get(name, {}).values():
+            yield name, instruction
+            if instruction.opcode == "fusion":
+                for called in instruction.called("calls"):
+                    yield from self._with_fused(called)
 
     def _moved(self, name: str, instruction: Instruction) -> float:
         """Bytes that one instruction reads and writes."""
@@ -276,9 +290,12 @@ class Text:
         return self._result(name, instruction)
 
     def _result(self, name: str, instruction: Instruction, *, anywhere: bool = False) -> float:
-        """Bytes of a result; what begins an asynchronous move has its operands in there, too."""
+        """Bytes of a result; what begins an asynchronous move has its operands in there, too.
+
+        All but "all-reduce-start", which gives what "all-reduce" does.
+        """
         whole = nbytes(instruction.shape, anywhere=anywhere)
-        if instruction.opcode.endswith("-start"):
+        if instruction.opcode.endswith("-start") and instruction.collective != "all-reduce":
             table = self.computations[name]
             given = [table[o].shape for o in instruction.operands if o in table]
             whole -= sum(nbytes(shape, anywhere=anywhere) for shape in given)
