@@ -26,6 +26,7 @@ from converters.registry import COMPONENTS
 from converters.sources import ConversionError, refuse
 from tts_jax.checkpoints import unflatten
 from tts_jax.generators.cogvideox import vae as cogvideox
+from tts_jax.generators.latte.vae import FrameVAE
 from tts_jax.generators.nova import vae as nova_vae
 from tts_jax.generators.nova.transformer import patchify
 from tts_jax.generators.open_sora.vae import OpenSoraVAE
@@ -254,6 +255,36 @@ def cogvideox_vae_outputs(run: Run, tensors: Tensors) -> Iterator[Output]:
                 getattr(cogvideox.CausalVideoVAE, name), channels_last(tensors[f"{call}.in"])
             )
             yield _within(call + suffix, found, channels_last(wanted))
+
+
+def latte_outputs(run: Run, tensors: Tensors) -> Iterator[Output]:
+    """Calls of Latte's denoiser, whose clips are recorded as [B, C, T, H, W]; all of a text counts.
+
+    The output has the noise first and what is learned of its variance second.
+    """
+    for call, wanted in _calls(tensors, ".out"):
+        clip, text, time = (
+            tensors[f"{call}.in.{n}"]
+            for n in ("hidden_states", "encoder_hidden_states", "timestep")
+        )
+        found = run(lambda model, *xs: model(*xs), channels_last(clip), text, time)
+        yield _within(f"{call}.out", np.concatenate(found, axis=-1), channels_last(wanted))
+
+
+def frame_vae_outputs(run: Run, tensors: Tensors) -> Iterator[Output]:
+    """Calls of Stable Diffusion's autoencoder, of images; its log-variances come clamped."""
+
+    def frames(x: np.ndarray) -> np.ndarray:
+        return channels_last(x)[:, None]
+
+    for call, wanted in _calls(tensors, ".moments"):
+        found = run(FrameVAE.encode, frames(tensors[f"{call}.in"]))
+        mean, logvar = np.split(found, 2, axis=-1)
+        found = np.concatenate([mean, np.clip(logvar, -30, 20)], axis=-1)
+        yield _within(f"{call}.moments", found, frames(wanted))
+    for call, wanted in _calls(tensors, ".out"):
+        found = run(FrameVAE.decode, frames(tensors[f"{call}.in"]))
+        yield _within(f"{call}.out", found, frames(wanted))
 
 
 def wan_outputs(run: Run, tensors: Tensors) -> Iterator[Output]:
@@ -488,6 +519,8 @@ _SINGLE = {
     "open_sora_stdit3": Case("open_sora_stdit3_xl2", open_sora_outputs),
     "open_sora_vae": Case("open_sora_vae", open_sora_vae_outputs),
     "nova_text_encoder_phi2": Case("nova_text_encoder_phi2", phi_outputs),
+    "latte_1_transformer": Case("latte_1_transformer", latte_outputs),
+    "stable_diffusion_vae": Case("stable_diffusion_vae", frame_vae_outputs),
     "t5_v1_1_xxl_encoder": Case("t5_v1_1_xxl_encoder", t5_outputs),
     "umt5_xxl_encoder": Case("umt5_xxl_encoder", t5_outputs),
     "clip_l_text": Case("clip_l_text", clip_text_outputs),
