@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from experiments.cli import UsageError, user_cache
 from experiments.memory import MemoryPlan
 from experiments.processes import devices_for, share
+from tts_jax import precision
 from tts_jax.checkpoints import CheckpointError
 from tts_jax.generators import EMBEDDED, load_generator, open_generator
 from tts_jax.generators.protocol import Generator
@@ -96,9 +97,22 @@ def _makes_drafts(config: Mapping, generator: Generator) -> bool:
     return any(r.fidelity == "draft" for r in rounds)
 
 
-def _with_cache(stages: Mapping) -> dict:
+def weights_of(config: Mapping) -> str:
+    """In what type a config holds the parameters of every network, see `tts_jax.precision`.
+
+    Raises:
+      ValueError: an unknown type, or one that cannot be had here.
+    """
+    weights = config.get("precision", {}).get("weights", precision.STORED)
+    precision.check(weights)
+    return weights
+
+
+def _stages(config: Mapping, world: ModuleType | None) -> dict:
     """Settings of stage prompts, in which a language model's answers are kept by default."""
-    return {**stages, "cache": stages.get("cache") or str(user_cache() / "tts_jax" / "stages")}
+    stages = config.get("stage_prompts", {"source": "world" if world else "prompt"})
+    cache = stages.get("cache") or str(user_cache() / "tts_jax" / "stages")
+    return {**stages, "cache": cache, "weights": weights_of(config)}
 
 
 def mesh_of(config: ConfigDict, prompts: int | None = None) -> Mesh:
@@ -148,16 +162,14 @@ def load_models(
     placing = {} if divides_branches_only(mesh) else {"place": partial(place, mesh=mesh)}
     try:
         world = read_world(config)
-        stages = config.get("stage_prompts", {"source": "world" if world else "prompt"})
-        stage_prompts = load_stage_prompts(_with_cache(stages), world)
+        loading = {**placing, "weights": weights_of(config)}
+        stage_prompts = load_stage_prompts(_stages(config, world), world)
         if (decoder := stage_prompts.decoder) is not None:
-            stored = decoder.dtype
-            params = decoder.abstract_params
-            memory.add("language model", params, "stage prompts", dtype=stored, divided=False)
+            memory.add("language model", decoder.held_params, "stage prompts", divided=False)
             for prompt in () if dry else prompts or ():
                 stage_prompts(prompt)
             stage_prompts.release()
-        generator, generator_params = load_generator(name, checkpoint, **fields, **placing)
+        generator, generator_params = load_generator(name, checkpoint, **fields, **loading)
         texts = getattr(generator, "text_parts", ()) if prompts is not None else ()
         for part, params in generator_params.items():
             memory.add(f"{name}: {part}", params, "text", *(() if part in texts else ("search",)))
@@ -170,7 +182,7 @@ def load_models(
             generator_params = {n: p for n, p in generator_params.items() if n not in texts}
         loaded = [
             load_verifier(
-                e["name"], _checkpoint(e["checkpoint"]), e["texts"], e["options"], **placing
+                e["name"], _checkpoint(e["checkpoint"]), e["texts"], e["options"], **loading
             )
             for e in entries
         ]
@@ -197,7 +209,7 @@ def open_models(config: Mapping, dtype) -> tuple[Generator, dict, Panel, dict[st
 
     Args:
       config: of an experiment.
-      dtype: of the parameters of converted checkpoints. Where there is no folder, the published
+      dtype: of the parameters of converted checkpoints, unless the config has another. Where there is no folder, the published
         model of that name is meant.
 
     Returns:
@@ -215,12 +227,14 @@ def open_models(config: Mapping, dtype) -> tuple[Generator, dict, Panel, dict[st
         else:
             fields.pop("image", None)
             generator = published_generator(name, checkpoint, **fields)
+        weights = weights_of(config)
         params = _shapes(generator.abstract_params, None if checkpoint is None else dtype)
         verifiers, verifier_params = [], {}
         for entry in map(_entry, config.verifiers):
             verifier, own = _open_verifier(entry, dtype)
             verifiers.append(verifier)
-            verifier_params[verifier.name] = own
+            verifier_params[verifier.name] = precision.hold(own, weights)
+        params = precision.hold(params, weights)
         return generator, params, _panel(config, verifiers), verifier_params
     except ValueError as error:
         raise UsageError(str(error)) from error

@@ -19,12 +19,13 @@ BRANCH, MODEL, SEQUENCE = AXES = "branch", "model", "sequence"
 
 # Which axis of a parameter the devices of `model` divide, by the first pattern that fits its flat
 # name. The columns of a matrix, then the rows of the one that follows it, need one sum between
-# devices; what fits no pattern is stored divided and gathered when it is used (fsdp).
+# devices; what fits no pattern is stored divided and gathered when it is used (fsdp). The integers
+# of int8 weights, `.qvalue`, are divided like the numbers that they stand for; scales are not.
 COLUMNS, ROWS, WIDEST, WHOLE = -1, -2, "widest", None
 RULES = (
-    (r"(.*\.)?(q|k|v|up|gate|fc1|mlp|head)\.kernel", COLUMNS),
-    (r"(.*\.)?(out|down|fc2)\.kernel", ROWS),
-    (r"(.*\.)?token\.embedding", COLUMNS),
+    (r"(.*\.)?(q|k|v|up|gate|fc1|mlp|head)\.kernel(\.qvalue)?", COLUMNS),
+    (r"(.*\.)?(out|down|fc2)\.kernel(\.qvalue)?", ROWS),
+    (r"(.*\.)?token\.embedding(\.qvalue)?", COLUMNS),
     (r"(.*\.)?(bias|scale|positions?|table)", WHOLE),
     (r".*", WIDEST),
 )
