@@ -209,8 +209,8 @@ def open_models(config: Mapping, dtype) -> tuple[Generator, dict, Panel, dict[st
 
     Args:
       config: of an experiment.
-      dtype: of the parameters of converted checkpoints, unless the config has another. Where there is no folder, the published
-        model of that name is meant.
+      dtype: of the parameters of converted checkpoints, unless the config has another. Where there
+        is no folder, the published model of that name is meant.
 
     Returns:
       The generator and its parameters' shapes, the panel and those of each verifier.

@@ -37,7 +37,7 @@ def check(weights: str) -> None:
 
 
 def read_as(weights: str, otherwise: Any = None) -> Any:
-    """The floating-point type in which a checkpoint is read; `otherwise` where none is asked for."""
+    """The floating-point type to read a checkpoint in; `otherwise` where none is asked for."""
     return otherwise if weights in (STORED, INT8) else jnp.dtype(weights)
 
 

@@ -90,7 +90,8 @@ def load_generator(
       The generator and its nested parameter dictionary; float32 or as converted, by default.
 
     Raises:
-      ValueError: unknown name or type, an override that the sampler refuses, an image that cannot be used.
+      ValueError: unknown name or type, an override that the sampler refuses, an image that cannot
+        be used.
       CheckpointError: the folder does not hold this generator, or another shape of it.
     """
     precision.check(weights)

@@ -95,9 +95,7 @@ class LanguageModel:
       loaded: how often parameters were loaded.
     """
 
-    def __init__(
-        self, folder: Path | str, *, answer: int = 256, weights: str = precision.STORED
-    ):
+    def __init__(self, folder: Path | str, *, answer: int = 256, weights: str = precision.STORED):
         """Reads configuration and tokenizer, and no parameters.
 
         Args:
