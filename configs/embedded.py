@@ -94,6 +94,9 @@ def get_config() -> ConfigDict:
             # The type of every network's parameters in memory: as "stored" (here float32), float32,
             # bfloat16, or int8 with a scale for every output.
             precision=dict(weights="stored"),
+            # A folder of one's own where compiled programs are kept, so that later starts with the
+            # same models, shapes and devices neither compile nor trace them; "" for none.
+            executables="",
             # Devices that share the branches (0: all there are), the parameters of every network,
             # and the tokens of long sequences.
             mesh=dict(branch=0, model=1, sequence=1),

@@ -31,11 +31,15 @@ from tts_jax.search import (
     outline_of,
     plan,
 )
+from tts_jax.search.executables import Executables, surroundings
 from tts_jax.verifiers import TRAINED, WEIGHT_FREE, load_verifier, open_verifier
 from tts_jax.verifiers.panel import Panel
 from tts_jax.verifiers.protocol import Verifier
 
 WORLDS = ("moving_shapes",)
+
+# Settings that decide what the programs of a search compute.
+PROGRAM_SETTINGS = "generator", "verifiers", "panel", "precision", "mesh", "micro_batch"
 
 # Fields of an entry of `config.verifiers`, with what they are if they are left out.
 VERIFIER = dict(
@@ -272,17 +276,38 @@ def _panel(config: Mapping, verifiers: Sequence[Verifier]) -> Panel:
 
 
 def load_search(config: ConfigDict, models: Models, exact: bool | None = None) -> Search:
-    """The models on the mesh of a config; `exact` as in `Search`."""
+    """The models on the mesh of a config; `exact` as in `Search`.
+
+    Raises:
+      UsageError: a folder of executables that cannot be had.
+    """
+    mesh = models.mesh or mesh_of(config)
     return Search(
         models.generator,
         models.generator_params,
         models.panel,
         models.verifier_params,
-        mesh=models.mesh or mesh_of(config),
+        mesh=mesh,
         micro_batch=config.micro_batch,
         exact=exact,
         conditions=models.conditions,
+        executables=_executables(config, mesh, exact),
     )
+
+
+def _executables(config: ConfigDict, mesh: Mesh, exact: bool | None) -> Executables | None:
+    """The folder of executables that a config names, if any."""
+    folder = config.get("executables", "")
+    if not folder:
+        return None
+    if jax.process_count() > 1:
+        raise UsageError("config.executables is for runs of one process")
+    settings = json.loads(config.to_json())
+    wanted = {name: settings.get(name) for name in PROGRAM_SETTINGS}
+    try:
+        return Executables(folder, mesh, surroundings({**wanted, "exact": exact}, mesh))
+    except OSError as error:
+        raise UsageError(f"config.executables={folder} cannot be used: {error.strerror}") from error
 
 
 def open_search(
