@@ -38,7 +38,10 @@ def program(request):
     """A mesh, what builds a function on it, and its arguments."""
     devices, build = KINDS[request.param]
     mesh = branch_mesh(devices)
-    args = replicate({"by": 3 * np.eye(5, dtype=np.float32)}, mesh), split(np.ones((4, 5), np.float32), mesh)
+    args = (
+        replicate({"by": 3 * np.eye(5, dtype=np.float32)}, mesh),
+        split(np.ones((4, 5), np.float32), mesh),
+    )
     return mesh, lambda: build(mesh), args
 
 
