@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from tts_jax.generators.open_sora.text import Scores, clean_caption, prepare
+from tts_jax.generators.open_sora.text import Scores, prepare
+from tts_jax.language.captions import clean_caption
 
 
 @pytest.fixture(scope="module")
@@ -43,11 +44,3 @@ def test_scores_are_appended_before_cleaning(cases):
 
 def test_the_unconditional_prompt_stays_empty():
     assert prepare(["", "A boat"], Scores()) == ["", "a boat aesthetic score: 6.5."]
-
-
-def test_text_that_has_no_encoding_is_cleaned_all_the_same():
-    assert clean_caption("a \ud83d\ude00 of\ud83d %20 halves") == "a \U0001f600 of\ufffd halves"
-
-
-def test_markup_that_no_page_has_is_kept():
-    assert clean_caption("a <![boat here") == "a <! boat here"

@@ -17,9 +17,9 @@ from tts_jax.generators.full_sequence import Segments
 from tts_jax.generators.latte.scheduler import Schedule
 from tts_jax.generators.latte.transformer import Transformer, TransformerConfig
 from tts_jax.generators.latte.vae import FrameVAE, VAEConfig
-from tts_jax.generators.open_sora.text import clean_caption
 from tts_jax.generators.protocol import Params
 from tts_jax.generators.t5_parts import PartsConfig, T5Parts
+from tts_jax.language.captions import clean_caption
 from tts_jax.language.t5 import T5Config
 from tts_jax.solvers import diffusion
 
@@ -132,10 +132,14 @@ class Latte(T5Parts, Diffusion):
         """Text states of a prompt, which of them count, and the guidance scale."""
         sampler = self.config.sampler
         texts = [sampler.negative_prompt, prompt] if sampler.guided else [prompt]
-        texts = [clean_caption(text) if sampler.clean else text.lower().strip() for text in texts]
-        tokens, mask = self.tokenizer.tokenize(texts)
+        tokens, mask = self.tokenizer.tokenize([self._prepare(text) for text in texts])
         states = self.text_states(params, tokens, mask)
         return Condition(states, jnp.asarray(mask[-1], bool), jnp.float32(sampler.guidance))
+
+    def _prepare(self, text: str) -> str:
+        if self.config.sampler.clean:
+            return clean_caption(text, trim=False)
+        return text.lower().strip()
 
     def _estimate_clean(
         self, params: Params, condition: Condition, latents: Array, index: int | Array

@@ -98,7 +98,8 @@ class VAEConfig:
             "shift_factor": None,
             "act_fn": "silu",
         }
-        given = dict(config) | {"down_block_types": down, "up_block_types": up}
+        given = {name: config[name] for name in fixed if name in config}
+        given |= {"down_block_types": down, "up_block_types": up}
         odd = [f"{k}={given[k]!r}" for k, v in fixed.items() if given.get(k, v) != v]
         if odd:
             raise ValueError(f"unsupported settings of NOVA's VAE: {', '.join(odd)}")
