@@ -48,8 +48,8 @@ class Network:
     Attributes:
       call: see `NETWORKS`; arrays are float32.
       size: side of a square input, or the shorter side of DINO's.
-      at_once: rows, such as frames or pairs, in one call; the last call is filled up, so that
-        shapes stay.
+      at_once: most rows, such as frames or pairs, in one call; calls are about even, and the last
+        is filled up, so that there are few shapes.
       labels: classes of a classifier.
       pixels: most of an array in one call, if that is fewer rows; one row may have more.
     """
@@ -65,6 +65,8 @@ class Network:
         most = self.at_once
         if self.pixels is not None:
             most = max(1, min(most, self.pixels // math.prod(arrays[0].shape[1:3])))
+        if (calls := -(-len(arrays[0]) // most)) > 1:  # as even as multiples of four make it
+            most = min(most, -(-len(arrays[0]) // (4 * calls)) * 4)
         found = []
         for start in range(0, len(arrays[0]), most):
             parts = [np.asarray(x[start : start + most]) for x in arrays]
