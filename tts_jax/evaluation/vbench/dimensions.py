@@ -188,10 +188,10 @@ class Dimension:
 
 
 def ask(asking: Asking, video: Video, networks: Networks) -> Any:
-    """What comes of questions about one video.
+    """What one asking about one video returns; see `ask_all`.
 
     Raises:
-      ValueError: they do, or a network refuses the video.
+      ValueError: the asking does, or a network or the preparation of its input.
     """
     (found,) = ask_all([(asking, video)], networks)
     if isinstance(found, ValueError):
@@ -200,11 +200,14 @@ def ask(asking: Asking, video: Video, networks: Networks) -> Any:
 
 
 def ask_all(askings: Sequence[tuple[Asking, Video]], networks: Networks) -> list:
-    """What comes of questions about videos, asked side by side.
+    """What several askings return that go on side by side.
+
+    Equal questions about one video are answered once, also where the askings are of different
+    dimensions. Rows of all videos go through a network together where their shapes agree.
 
     Args:
-      askings: with the videos that they are about.
-      networks: that they need.
+      askings: each with the video that it is about.
+      networks: that they ask.
 
     Returns:
       For each what it returns, or the ValueError that ended it.
