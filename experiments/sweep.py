@@ -39,13 +39,12 @@ from experiments.table import PartTable
 from tts_jax import media
 from tts_jax.evaluation.selection import ATTRIBUTES, attributes, pick
 from tts_jax.evaluation.sweep import summarise
-from tts_jax.parallel import is_shared
 from tts_jax.report import tensorboard
 from tts_jax.report.curves import draw_sweep
 from tts_jax.report.page import sprite
 from tts_jax.report.progress import Bar
 from tts_jax.report.sweep_page import write_sweep_page
-from tts_jax.search import Budget, Cost, Outline, Search, SearchResult, load_preset, paths, plan
+from tts_jax.search import Budget, Outline, Search, load_preset, paths, plan
 from tts_jax.search.presets import Preset
 from tts_jax.search.shared import SharedRounds
 from tts_jax.verifiers.panel import Panel
@@ -126,22 +125,14 @@ def _run(options: flags.FlagValues, team: Team) -> None:
     cli.use_compilation_cache()
     prompts = _prompts(config, options.prompts_file)
     models, search = open_search(config, prompts, exact=config.sweep.exact, drafts=True)
-    if is_shared(search.mesh):
-        raise cli.UsageError(
-            f"a sweep divides its prompts over processes, but a mesh of {search.mesh.size} devices "
-            "does not fit into one process"
-        )
+    processes.check_own(search.mesh, "a sweep divides its prompts")
     studies = read_studies(config.sweep.searches, search.outline)
     panels = read_panels(config.sweep.panels, models.panel)
     metrics = metrics_of(models)
     name = Path(options["config"].config_filename).stem
     workdir = team.agree("workdir", str(options.workdir or default_workdir(name)))
     settings = {**json.loads(config.to_json()), "prompts": prompts}
-    if not team.leads:
-        team.agree("table")
-    table = PartTable(workdir, settings, schema(metrics))
-    if team.leads:
-        team.agree("table", "is there")
+    table = PartTable.of_team(team, workdir, settings, schema(metrics))
     console = Console(highlight=False, quiet=not team.leads)
     if not console.is_terminal:
         console.width = max(console.width, 120)
@@ -367,12 +358,12 @@ class Sweep:
         """
         parts = self._weights()
         order = np.random.default_rng(self.config.seed).permutation(len(self.prompts)).tolist()
-        tasks = [
-            (index, self.prompts[index], seed)
+        tasks = {
+            _task(index, seed): (index, self.prompts[index], seed)
             for seed in self.config.sweep.seeds
             for index in order
-        ]
-        begin = int(first * len(tasks))
+        }
+        pieces = {task: [own for of, own in parts if of == task] for task in tasks}
         done = self.table.done() & parts.keys()
         if done:
             console.print(f"{len(done)} of {len(parts)} parts are done already")
@@ -386,18 +377,7 @@ class Sweep:
                     f"part {len(there)}/{len(parts)}",
                 )
 
-            going = True
-            while going:
-                going = False
-                for index, prompt, seed in tasks[begin:] + tasks[:begin]:
-                    task = _task(index, seed)
-                    wanted = {part for part in parts if part[0] == task}
-                    if wanted <= self.table.done():
-                        continue
-                    with self.table.claim(task) as mine:
-                        if mine:
-                            going = True
-                            self._work(task, index, prompt, seed, tell)
+            self.table.share(pieces, lambda task: self._work(task, *tasks[task], tell), first)
 
     def _work(self, task: str, index: int, prompt: str, seed: int, tell) -> None:
         """Makes the missing parts of one prompt and seed."""
@@ -429,7 +409,7 @@ class Sweep:
         rows = []
         for panel_name, panel in self.panels.items():
             scores = self._scores(nodes)
-            cost = spent(result, panel)
+            cost = result.ledger.spent(panel.held_out)
             for point in study.points:
                 count = int(point.label)
                 values = panel.value(scores[:count])
@@ -469,7 +449,7 @@ class Sweep:
                 result = shared.run(point.preset, stages)
             nodes = list(result.candidates)
             values = [node is result.incumbents[-1] for node in nodes]
-            cost = spent(result, panel)
+            cost = result.ledger.spent(panel.held_out)
             rows.append(
                 {
                     **self._row(nodes, values, self._measure(nodes, prompt)),
@@ -523,18 +503,6 @@ def _named(study: Study, point: Point, panel: str) -> dict[str, str]:
         "budget": point.label,
         "panel": panel,
     }
-
-
-def spent(result: SearchResult, panel: Panel) -> Cost:
-    """The cost of a search: generator, decodes and the verifiers that judge.
-
-    Reading, writing and the verifiers that only report are left out.
-    """
-    total = Cost()
-    for component in result.ledger:
-        if component not in ("io", "stage_prompts", *panel.held_out):
-            total += result.ledger[component]
-    return total
 
 
 def _print(console: Console, summary: Mapping) -> None:

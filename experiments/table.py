@@ -10,13 +10,14 @@ Whoever makes a part again writes the same file, and what has a part is not made
 import contextlib
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from experiments.cli import UsageError
+from experiments.processes import Team
 from experiments.runs import differences, lock, to_json
 from tts_jax.media import MediaError, write_bytes
 
@@ -24,13 +25,14 @@ from tts_jax.media import MediaError, write_bytes
 class PartTable:
     """A folder that holds a table and what decides its rows."""
 
-    def __init__(self, folder: Path | str, settings: Mapping, schema: pa.Schema):
+    def __init__(self, folder: Path | str, settings: Mapping, schema: pa.Schema, what="sweep"):
         """Makes the folder, or goes on in one with the same settings.
 
         Args:
           folder: of this table alone.
           settings: plain values that decide the rows.
           schema: of every part.
+          what: the table is of, for messages.
 
         Raises:
           UsageError: the folder holds something else or a table with other settings, or cannot be
@@ -43,11 +45,11 @@ class PartTable:
             if path.exists():
                 if found := differences(json.loads(path.read_bytes()), json.loads(ours)):
                     raise UsageError(
-                        f"workdir {folder} holds another sweep, with other {', '.join(found)}; "
+                        f"workdir {folder} holds another {what}, with other {', '.join(found)}; "
                         "choose another --workdir"
                     )
             elif self.folder.exists() and any(self.folder.iterdir()):
-                raise UsageError(f"workdir {folder} is not empty and holds no sweep")
+                raise UsageError(f"workdir {folder} is not empty and holds no {what}")
             for place in (self._parts, self._claims):
                 place.mkdir(parents=True, exist_ok=True)
             if not path.exists():
@@ -55,6 +57,16 @@ class PartTable:
         except (OSError, json.JSONDecodeError) as error:
             why = getattr(error.__cause__ or error, "strerror", None) or error
             raise UsageError(f"workdir {folder} cannot be used: {why}") from error
+
+    @classmethod
+    def of_team(cls, team: Team, *arguments, **options) -> "PartTable":
+        """One table for all processes of a job, of which the first makes the folder."""
+        if not team.leads:
+            team.agree("table")
+        table = cls(*arguments, **options)
+        if team.leads:
+            team.agree("table", "is there")
+        return table
 
     def _part(self, task: str, piece: str) -> Path:
         return self._parts / f"{task}.{piece}.parquet"
@@ -75,6 +87,34 @@ class PartTable:
             for left in self._parts.glob(f".{task}.*.part"):
                 left.unlink(missing_ok=True)
             yield True
+
+    def share(
+        self,
+        wanted: Mapping[str, Collection[str]],
+        work: Callable[[str], None],
+        first: float = 0.0,
+    ) -> None:
+        """Has this process work on every task that lacks a piece and that no other one has.
+
+        Args:
+          wanted: tasks and their pieces.
+          work: makes the missing pieces of a task, which is claimed meanwhile.
+          first: where among the tasks to begin, a share in [0, 1): other processes begin elsewhere.
+        """
+        tasks = list(wanted)
+        begin = int(first * len(tasks))
+        pieces = {task: {(task, piece) for piece in own} for task, own in wanted.items()}
+        done, going = self.done(), True
+        while going:
+            going = False
+            for task in tasks[begin:] + tasks[:begin]:
+                if pieces[task] <= done:
+                    continue
+                with self.claim(task) as mine:
+                    if mine and not pieces[task] <= self.done():
+                        going = True
+                        work(task)
+                done = self.done()
 
     def write(self, task: str, piece: str, rows: Sequence[Mapping]) -> None:
         """Adds a part.

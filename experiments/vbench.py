@@ -1,6 +1,17 @@
-r"""Scores a folder of videos by VBench, in dimensions whose networks or detections are given.
+r"""Scores videos by VBench, in dimensions whose networks or detections are given.
 
 python -m experiments.vbench --videos=DIR --networks=viclip=DIR,aesthetic=DIR --workdir=runs/vbench
+python -m experiments.vbench --config=configs/nova_d48w1024_osp480.py \
+    --prompts=VBench_full_info.json --networks=dino=DIR,viclip=DIR --workdir=runs/suite
+
+The second makes the videos first, by VBench's protocol: of every prompt of its list five, of those
+for temporal flickering 25, each once by a single sample and once by the config's search from the
+same seed. It scores both sets, and compares them dimension by dimension with what they cost.
+Started several times, or on many hosts, its processes share the videos; killed, it goes on. Files
+lie in <workdir>/base and <workdir>/searched; see `experiments.suite` and docs/vbench.md.
+--detections then names two files, of the base and of the searched videos: BASE.json,SEARCHED.json.
+
+With --videos the program scores what is there.
 
 Without --suite the folder is custom input: every file is scored, and there is no Total. Prompts are
 those of the file names, or come from --prompt or --prompts. Six dimensions look for what an entry
@@ -34,7 +45,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from experiments import cli
+from experiments import cli, processes, suite, suite_report
+from experiments.processes import Team
+from experiments.runs import to_json
 from tts_jax import media
 from tts_jax.evaluation.vbench import rules, sampling
 from tts_jax.evaluation.vbench.dimensions import DIMENSIONS, Dimension, Networks, Video, is_static
@@ -59,7 +72,11 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_bool("suite", False, "score the benchmark's own prompts", flag_values=values)
     flags.DEFINE_string("prompt", None, "the prompt of every file", flag_values=values)
     flags.DEFINE_string(
-        "prompts", None, "JSON object from file names to prompts", flag_values=values
+        "prompts",
+        None,
+        "VBench_full_info.json, whose videos are then made; with --videos a JSON object from file "
+        "names to prompts",
+        flag_values=values,
     )
     flags.DEFINE_bool(
         "several_processes",
@@ -67,6 +84,7 @@ def define(values: flags.FlagValues) -> None:
         "average as VBench does over several processes",
         flag_values=values,
     )
+    processes.define(values)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,17 +124,100 @@ class Prompts:
 
 
 def main(options: flags.FlagValues) -> None:
-    """Runs the program."""
+    """Runs the program; to make videos, in one process or many."""
+    if options.videos is not None:
+        _score(options)
+    elif options.prompts is None:
+        raise cli.UsageError(
+            "name the folder of videos, --videos=DIR, or the list of prompts to make them of, "
+            "--prompts=VBench_full_info.json"
+        )
+    else:
+        with processes.job(options) as team:
+            _make_and_score(options, team)
+
+
+def _make_and_score(options: flags.FlagValues, team: Team) -> None:
+    for name in ("info", "prompt", "suite"):
+        if getattr(options, name):
+            raise cli.UsageError(f"--{name} is for videos that are there; name their --videos=DIR")
+    prompts = Prompts(entries=_entries(options.prompts), suite=True)
+    config, names = options.config, options.dimensions
+    recorded = _recorded_pair(options.detections)
+    _choose(names, _networks(options), recorded["base"])  # says what is wrong before it begins
+    wanted = suite.clips(prompts.entries, names or list(DIMENSIONS))
     cli.use_compilation_cache()
-    if options.videos is None:
-        raise cli.UsageError("name the folder of videos: --videos=DIR")
+    console = Console(highlight=False, quiet=not team.leads)
+    table = suite.open_table(config, Path(options.workdir), prompts.entries, team)
+    try:
+        left = suite.make(config, wanted, table, team, console)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            f"the same command with --workdir={options.workdir} goes on"
+        ) from None
+    if left:
+        console.print(f"{left} videos are with other processes; the last one scores them")
+    if left or not team.leads:
+        return
+    networks, tables, results = _networks(options), {}, {}
+    for kind, own in recorded.items():
+        tables[kind], results[kind] = evaluate(
+            sorted(table.folder / kind / clip.name for clip in wanted),
+            prompts,
+            _choose(names, networks, own),
+            networks,
+            own,
+            several_processes=options.several_processes,
+            console=console,
+            journal=_open_journal(table.folder / "scores" / kind, options),
+        )
+    tasks = {clip.task for clip in wanted}
+    rows = [row for row in table.rows() if suite.task_of(row) in tasks]
+    table.write_whole("videos.parquet", rows)
+    report = suite_report.report(config, prompts.entries, rows, tables, results)
+    for name, content in (
+        *((f"{kind}_eval_results", found) for kind, found in results.items()),
+        ("table", report),
+    ):
+        media.write_bytes(table.folder / f"{name}.json", to_json(content))
+    texts = [f"## The {kind} videos\n\n{markdown(tables[kind])}" for kind in tables]
+    text = "\n".join([suite_report.markdown(report), *texts])
+    media.write_bytes(table.folder / "table.md", text.encode())
+    suite_report.show(console, report)
+    console.print(f"written to {table.folder}")
+
+
+def _networks(options: flags.FlagValues) -> Networks:
+    try:
+        return load_networks(_folders(options.networks))
+    except ValueError as error:
+        raise cli.UsageError(str(error)) from error
+
+
+def _recorded_pair(files: str | None) -> dict[str, Mapping]:
+    """Detections of the base and of the searched videos."""
+    names = files.split(",") if files else []
+    if names and len(names) != len(suite.KINDS):
+        raise cli.UsageError(
+            "the base and the searched videos have detections of their own: "
+            "--detections=BASE.json,SEARCHED.json"
+        )
+    try:
+        found = [read_recorded(name) for name in names] or [{}, {}]
+    except ValueError as error:
+        raise cli.UsageError(str(error)) from error
+    return dict(zip(suite.KINDS, found, strict=True))
+
+
+def _score(options: flags.FlagValues) -> None:
+    cli.use_compilation_cache()
     prompts = _prompts(options)
     try:
         files = sampling.find_videos(options.videos)
         recorded = read_recorded(options.detections) if options.detections else {}
-        networks = load_networks(_folders(options.networks))
     except ValueError as error:
         raise cli.UsageError(str(error)) from error
+    networks = _networks(options)
     chosen = _choose(options.dimensions, networks, recorded)
     console, workdir = Console(highlight=False), Path(options.workdir)
     table, results = evaluate(
@@ -167,8 +268,9 @@ def _open_journal(workdir: Path, options: flags.FlagValues) -> Journal:
     """The journal of a run with the same networks, detections and prompts."""
     settings = {"networks": sorted(options.networks), "prompt": options.prompt}
     for name in ("detections", "info", "prompts"):
-        path = getattr(options, name)
-        settings[name] = hashlib.sha256(Path(path).read_bytes()).hexdigest() if path else None
+        paths = (getattr(options, name) or "").split(",")
+        found = [hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in paths if path]
+        settings[name] = ",".join(found) or None
     path, text = workdir / "config.json", json.dumps(settings, indent=2) + "\n"
     if path.exists() and path.read_text() != text:
         raise cli.UsageError(f"{workdir} holds scores with other networks, detections or prompts")
@@ -214,14 +316,20 @@ def _prompts(options: flags.FlagValues) -> Prompts:
         raise cli.UsageError("--suite, --prompt and --prompts exclude one another")
     entries, by_file = [], {}
     if options.info:
-        form = 'a list of objects with "prompt_en" and "dimension"'
-        entries = _read_json(options.info, list, form)
-        for entry in entries:
-            if not isinstance(entry, dict) or not {"prompt_en", "dimension"} <= entry.keys():
-                raise cli.UsageError(f"{options.info} must be {form}")
+        entries = _entries(options.info)
     if options.prompts:
         by_file = _read_json(options.prompts, dict, "an object from file names to prompts")
     return Prompts(entries=entries, suite=options.suite, one=options.prompt, by_file=by_file)
+
+
+def _entries(path: str) -> list[dict]:
+    """VBench's list of prompts."""
+    form = 'a list of objects with "prompt_en" and "dimension"'
+    entries = _read_json(path, list, form)
+    for entry in entries:
+        if not isinstance(entry, dict) or not {"prompt_en", "dimension"} <= entry.keys():
+            raise cli.UsageError(f"{path} must be {form}")
+    return entries
 
 
 @dataclass
@@ -302,7 +410,7 @@ def evaluate(
         results[task.label] = [score, task.records]
         remark = "; ".join(task.remarks)
         row = {"dimension": task.label, "score": score, "videos": len(task.records)}
-        rows.append({**row, "remark": remark})
+        rows.append({**row, "whole": prompts.suite and task.whole, "remark": remark})
     table = {
         "input": "suite" if prompts.suite else "custom input",
         "averaging": "several_processes" if several_processes else "one_process",

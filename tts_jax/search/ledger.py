@@ -1,7 +1,7 @@
 """What a search cost, by component."""
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 
 
@@ -65,6 +65,17 @@ class Ledger:
     def total(self) -> Cost:
         """The sum over components."""
         return _sum(self.costs.values())
+
+    def spent(self, held_out: Collection[str] = ()) -> Cost:
+        """What a search costs: generator, decodes and the verifiers that judge.
+
+        Reading, writing, splitting prompts and the verifiers that only report are left out.
+
+        Args:
+          held_out: names of verifiers that only report.
+        """
+        left_out = ("io", "stage_prompts", *held_out)
+        return _sum(cost for name, cost in self.costs.items() if name not in left_out)
 
     def to_json(self, repeatable: bool = False) -> dict[str, dict[str, float]]:
         """The costs as plain numbers, the total included.
