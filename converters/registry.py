@@ -13,6 +13,7 @@ from converters import (
     cogvideox,
     flow,
     image_selector,
+    musiq,
     nova,
     plain_vit,
     pyramid_flow,
@@ -60,6 +61,7 @@ from tts_jax.verifiers.videoscore import VideoScore, VideoScoreConfig
 from tts_jax.verifiers.visionreward import VisionReward, VisionRewardConfig
 from tts_jax.vision.amt import AMT, AMTConfig
 from tts_jax.vision.dino import DINO, DINOConfig
+from tts_jax.vision.musiq import MUSIQ, MUSIQConfig
 from tts_jax.vision.raft import RAFT, RAFTConfig
 from tts_jax.vision.umt import UMT, UMTConfig
 from tts_jax.vision.vit import VisionConfig, VisionTower
@@ -445,6 +447,13 @@ COMPONENTS = {
         read=None,
         rules=plain_vit.DINO_RULES,
         prepare=plain_vit.split_fused,
+    ),
+    "musiq_spaq": Component(
+        build=MUSIQ,
+        published=MUSIQConfig.musiq_spaq,
+        read=None,
+        rules=musiq.RULES,
+        prepare=flow.without_wrapper,
     ),
     "umt_l16_k400": Component(
         build=UMT,

@@ -1,16 +1,17 @@
-"""VBench's prompts as videos: each by one sample and by a search, for the same seed.
+"""Videos of VBench's own prompts by its protocol: one sample, and what a search makes of its seed.
 
-<workdir>/base/<prompt>-<i>.mp4, searched/<prompt>-<i>.mp4    found by VBench's own program, too
-         /parts/<prompt's place>-<i>.video.parquet            what was found and what it cost
-         /searches/<prompt's place>-<i>                       a search that is not finished
+<folder>/config.json parts/*.parquet    what was found and what it cost, see `experiments.table`
+        /base/<prompt>-<index>.mp4      one sample
+        /searched/<prompt>-<index>.mp4  the winner of the search from the same seed
+        /searches/<task>                a search that is not finished
 
-Video i of a prompt is made with the seed 25 s + i, where s is `config.seed`, so that runs of other
-seeds share no video. Any number of processes share the videos, see `experiments.table`.
+Video i of a prompt has the seed 25 s + i, where s is `config.seed`, so that runs of other seeds
+share no video, and the prompt's index is its place in the whole list, whatever part is made.
 """
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,10 +30,10 @@ from tts_jax.report.progress import Bar
 from tts_jax.search import Budget, Search, SearchResult, load_preset, paths
 from tts_jax.search.ledger import Cost
 
-KINDS = ("base", "searched")
+ROLES = ("base", "searched")
 COSTS = ("nfe", "flops", "seconds")
 COMPONENTS = ("generator", "decode", "verifiers", "other")
-_PIECE = "video"
+VIDEO = "video"
 _LONGEST_NAME = 255  # bytes, of a file's name
 _GENERATOR = ("generator", "draft", "look_ahead")
 _COLUMNS = [(name, pa.string()) for name in ("prompt", "base_path", "searched_path")]
@@ -40,8 +41,8 @@ _COLUMNS += [
     (name, pa.int64()) for name in ("prompt_index", "video", "seed", "frames", "height", "width")
 ]
 _COLUMNS += [
-    (f"{kind}_{component}_{cost}", pa.float64())
-    for kind in KINDS
+    (f"{role}_{component}_{cost}", pa.float64())
+    for role in ROLES
     for component in COMPONENTS
     for cost in COSTS
 ]
@@ -81,23 +82,19 @@ def _task(prompt_index: int, index: int) -> str:
     return f"{prompt_index:05d}-{index:02d}"
 
 
-def task_of(row: Mapping) -> str:
-    """The task that a row of the table is of."""
-    return _task(row["prompt_index"], row["video"])
-
-
-def clips(entries: Sequence[Mapping], dimensions: Sequence[str]) -> list[Clip]:
-    """The videos that some dimensions read.
+def protocol(entries: Sequence[Mapping], dimensions: Sequence[str], videos: int = 0) -> list[Clip]:
+    """What the published protocol makes for some dimensions.
 
     Args:
-      entries: VBench's list, each with "prompt_en" and "dimension".
-      dimensions: names.
+      entries: VBench's list of prompts, each with "prompt_en" and "dimension".
+      dimensions: whose prompts are wanted.
+      videos: of each prompt; 0 for the protocol's 5, and 25 where flickering is measured.
 
     Returns:
       By the place of their prompts, a prompt of two suites once.
 
     Raises:
-      UsageError: a prompt that cannot be a file's name, or none that belongs to the dimensions.
+      UsageError: no prompt is of these dimensions, or one cannot name a file.
     """
     counts: dict[str, int] = {}
     for entry in entries:
@@ -105,79 +102,90 @@ def clips(entries: Sequence[Mapping], dimensions: Sequence[str]) -> list[Clip]:
         own = [sampling.videos_of(name) for name in dimensions if name in entry["dimension"]]
         counts[prompt] = max([counts.get(prompt, 0), *own])
         name = sampling.video_name(prompt, sampling.STATIC_CANDIDATES - 1)
-        if not prompt or "/" in prompt or "\0" in prompt or len(name.encode()) > _LONGEST_NAME:
-            raise cli.UsageError(f"the prompt {prompt!r} cannot be the name of a video's file")
+        if not prompt.strip() or {"/", "\0"} & set(prompt) or len(name.encode()) > _LONGEST_NAME:
+            raise cli.UsageError(f"the prompt {prompt!r} cannot be the name of a file")
     found = [
         Clip(prompt, place, index)
         for place, (prompt, count) in enumerate(counts.items())
-        for index in range(count)
+        for index in range(min(count, videos or count))
     ]
     if not found:
-        raise cli.UsageError(f"no prompt belongs to {', '.join(dimensions)}")
+        raise cli.UsageError("the list of prompts has none of the dimensions that are asked for")
     return found
 
 
 def open_table(
-    config: ConfigDict, workdir: Path, entries: Sequence[Mapping], team: Team
+    config: ConfigDict, folder: Path, entries: Sequence[Mapping], team: Team
 ) -> PartTable:
     """The table of a run, in which only the same config and prompts go on.
 
     Args:
-      config: settings.
-      workdir: of the run.
-      entries: VBench's list.
+      config: of `experiments.generate`.
+      folder: of these videos alone.
+      entries: VBench's list of prompts.
       team: the processes of the run.
 
     Raises:
       UsageError: the folder holds something else, or the config's seed is too large.
     """
-    if not 0 <= config.seed < 2**32 // sampling.STATIC_CANDIDATES:
-        raise cli.UsageError(
-            f"seed {config.seed} is not in 0..{2**32 // sampling.STATIC_CANDIDATES - 1}"
-        )
+    most = 2**32 // sampling.STATIC_CANDIDATES
+    if not 0 <= config.seed < most:
+        raise cli.UsageError(f"seed {config.seed} is not in 0..{most - 1}")
     prompts = list(dict.fromkeys(entry["prompt_en"] for entry in entries))
     settings = {**json.loads(config.to_json()), "prompts": prompts}
-    return PartTable.of_team(team, workdir, settings, SCHEMA, "suite of VBench")
+    return PartTable.of_team(team, folder, settings, SCHEMA, "suite")
 
 
-def make(
+def make_videos(
     config: ConfigDict, wanted: Sequence[Clip], table: PartTable, team: Team, console: Console
 ) -> int:
-    """Makes every video that no other process has or is making.
+    """Makes every video that is not there and that no other process is making.
 
     Args:
-      config: settings.
+      config: of `experiments.generate`.
       wanted: the videos.
       table: of the run.
       team: its processes.
       console: shows what is done.
 
     Returns:
-      How many videos other processes are making still.
+      How many videos are with other processes still.
+
+    Raises:
+      UsageError: models or a search that do not exist, or a mesh over several processes.
     """
-    by_task = {clip.task: clip for clip in wanted}
-    waiting = [clip for clip in wanted if (clip.task, _PIECE) not in table.done()]
-    if len(waiting) < len(wanted):
-        console.print(f"{len(wanted) - len(waiting)} of {len(wanted)} videos are done already")
+    clips, done = {clip.task: clip for clip in wanted}, table.done()
+    waiting = [task for task in clips if (task, VIDEO) not in done]
+    if len(waiting) < len(clips):
+        console.print(f"{len(clips) - len(waiting)} of {len(clips)} videos are done already")
     if waiting:
-        prompts = list(dict.fromkeys(clip.prompt for clip in waiting))
+        prompts = list(dict.fromkeys(clips[task].prompt for task in waiting))
         models, search = open_search(config, prompts)
-        processes.check_own(search.mesh, "the prompts of a suite are divided")
+        processes.check_own(search.mesh, "videos of a suite are divided")
         maker = _Maker(config, models, search, table)
+        begin = int(team.index / team.count * len(waiting))
         with Bar(console, len(waiting)) as bar:
 
-            def work(task: str) -> None:
-                maker.make(by_task[task])
-                left = len(by_task) - len(by_task.keys() & {name for name, _ in table.done()})
-                bar.update(len(waiting) - left, f"video {len(by_task) - left}/{len(by_task)}")
+            def make(task: str) -> None:
+                maker.make(clips[task])
+                left = _left(waiting, table)
+                bar.update(len(waiting) - left, f"video {len(clips) - left}/{len(clips)}")
 
-            tasks = dict.fromkeys((clip.task for clip in waiting), (_PIECE,))
-            table.share(tasks, work, first=team.index / team.count)
+            table.work(dict.fromkeys(waiting[begin:] + waiting[:begin], (VIDEO,)), make)
     team.wait("every video")
-    left = len(by_task.keys() - {task for task, _ in table.done()})
-    if not left and team.leads:
+    if not (left := _left(clips, table)) and team.leads:
         shutil.rmtree(table.folder / "searches", ignore_errors=True)
     return left
+
+
+def _left(tasks: Collection[str], table: PartTable) -> int:
+    return len(set(tasks) - {task for task, _ in table.done()})
+
+
+def rows_of(table: PartTable, wanted: Sequence[Clip]) -> list[dict]:
+    """The rows of some videos of a table."""
+    tasks = {clip.task for clip in wanted}
+    return [row for row in table.rows() if _task(row["prompt_index"], row["video"]) in tasks]
 
 
 class _Maker:
@@ -187,8 +195,8 @@ class _Maker:
         self._config, self._models, self._search, self._table = config, models, search, table
         self._preset, self._budget = load_preset(config.search), Budget(**config.budget)
         check_search(self._preset, search.outline, self._budget)
-        for kind in KINDS:
-            (table.folder / kind).mkdir(exist_ok=True)
+        for role in ROLES:
+            (table.folder / role).mkdir(exist_ok=True)
 
     def make(self, clip: Clip) -> None:
         """Searches, and keeps the winner beside the single sample of the same seed."""
@@ -214,14 +222,14 @@ class _Maker:
             "seed": options["seed"],
             **dict(zip(("frames", "height", "width"), single.frames.shape, strict=False)),
         }
-        for kind, video in found.items():
-            path = self._table.folder / kind / clip.name
-            media.write_mp4(path, video.frames, **self._config.video)
-            row[f"{kind}_path"] = json.dumps(paths.to_json(video.path))
+        for role, video in found.items():
+            path = self._table.folder / role / clip.name
+            media.write_mp4(path, video.frames, fps=self._config.video.fps, size=0)
+            row[f"{role}_path"] = json.dumps(paths.to_json(video.path))
         held_out = self._models.panel.held_out
         row |= _columns("base", self._single_cost(apart or result))
         row |= _columns("searched", costs_of(result, self._models.panel.names, held_out))
-        self._table.write(clip.task, _PIECE, [row])
+        self._table.write(clip.task, VIDEO, [row])
         shutil.rmtree(saved, ignore_errors=True)
 
     def _single_cost(self, result: SearchResult) -> dict[str, Cost]:
@@ -258,22 +266,22 @@ def costs_of(
     return found
 
 
-def _columns(kind: str, costs: Mapping[str, Cost]) -> dict[str, float]:
+def _columns(role: str, costs: Mapping[str, Cost]) -> dict[str, float]:
     return {
-        f"{kind}_{component}_{cost}": float(getattr(costs.get(component, Cost()), cost))
+        f"{role}_{component}_{cost}": float(getattr(costs.get(component, Cost()), cost))
         for component in COMPONENTS
         for cost in COSTS
     }
 
 
 def total_costs(rows: Sequence[Mapping]) -> dict[str, dict[str, dict[str, float]]]:
-    """Costs of all videos: kind, then component and "total", then NFE, FLOPs and seconds."""
+    """Costs of all videos: role, then component and "total", then NFE, FLOPs and seconds."""
     found = {}
-    for kind in KINDS:
+    for role in ROLES:
         own = {
-            part: {c: float(sum(row[f"{kind}_{part}_{c}"] for row in rows)) for c in COSTS}
+            part: {c: float(sum(row[f"{role}_{part}_{c}"] for row in rows)) for c in COSTS}
             for part in COMPONENTS
         }
         total = {c: sum(cost[c] for cost in own.values()) for c in COSTS}
-        found[kind] = {**own, "total": total}
+        found[role] = {**own, "total": total}
     return found

@@ -1,70 +1,77 @@
 """What a search changes of VBench's scores, beside what it costs and what others published."""
 
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 from ml_collections import ConfigDict
-from rich import box
-from rich.console import Console
-from rich.table import Table
 
-from experiments.suite import COSTS, KINDS, total_costs
-from tts_jax.evaluation.vbench.comparison import Results, compare
+from experiments.suite import COSTS, ROLES, total_costs
+from tts_jax.evaluation.vbench.comparison import compare
 from tts_jax.evaluation.vbench.published import Beside, beside
 
 _FINAL = ("total", "quality", "semantic")
-_HEAD = ("dimension", "prompts", "base", "searched", "searched less base")
+_HEAD = ("dimension", "prompts", "base", "searched", "searched less base", "p")
 NOTE = (
     "A base video is the single sample of its seed; a searched one is the winner of the search "
-    "from the same seed. Intervals are 95 % bootstrap intervals over prompts; the last column is "
-    "the mean over prompts of paired differences."
+    "from the same seed. Intervals are 95 % bootstrap intervals over prompts; differences are "
+    "paired, and means over prompts."
 )
+
+
+class Evaluated(Protocol):
+    """What `experiments.vbench.evaluate` finds on a set of videos."""
+
+    table: Mapping
+    results: Mapping[str, Sequence]
+    values: Mapping[str, Mapping[str, float]]
 
 
 def report(
     config: ConfigDict,
     entries: Sequence[Mapping],
     rows: Sequence[Mapping],
-    tables: Mapping[str, Mapping],
-    results: Mapping[str, Results],
+    found: Mapping[str, Evaluated],
 ) -> dict:
-    """Everything that the tables say, as plain values.
+    """Everything that there is to say, as plain values.
 
     Args:
       config: settings of the run.
       entries: the list of prompts.
       rows: one per video, see `experiments.suite`.
-      tables, results: of `experiments.vbench.evaluate`, for the base and the searched videos.
+      found: of the base and the searched videos.
     """
     first = rows[0]
+    tables = {role: own.table for role, own in found.items()}
+    scores = {
+        role: {name: score for name, (score, _) in own.results.items()}
+        for role, own in found.items()
+    }
     seconds = first["frames"] / config.video.fps
-    enlarged = max(1, config.video.size // max(first["height"], first["width"]))
-    found = beside(entries, tables, seconds, enlarged)
     return {
         "generator": dict(config.generator),
         "search": dict(config.search),
+        "verifiers": [entry["name"] for entry in config.verifiers],
         "seed": config.seed,
         "videos": len(rows),
         "prompts": len({row["prompt_index"] for row in rows}),
         "size": [first["frames"], first["height"], first["width"]],
         "seconds": seconds,
-        "enlarged": enlarged,
-        "comparison": compare(results["base"], results["searched"]),
-        "final": {kind: table["final"] for kind, table in tables.items()},
-        "no_final": {kind: table["no_final"] for kind, table in tables.items()},
+        "rows": compare({role: own.values for role, own in found.items()}, scores),
+        "final": {role: table["final"] for role, table in tables.items()},
+        "no_final": {role: table["no_final"] for role, table in tables.items()},
         "costs": total_costs(rows),
-        "published": _published(found, tables),
-        "tables": dict(tables),
+        "published": _published(beside(entries, tables, seconds), tables),
     }
 
 
 def _published(found: Beside, tables: Mapping[str, Mapping]) -> dict:
     lines = []
-    for kind, table in tables.items() if found.rows else ():
+    for role, table in tables.items() if found.rows else ():
         own = {row["dimension"]: 100 * row["score"] for row in table["rows"]}
         scores = {name: own[name] for name in found.dimensions}
         if found.final:
             scores |= {name: 100 * table["final"][name] for name in _FINAL}
-        lines.append({"model": f"this run, {kind}", "scores": scores, "source": ""})
+        lines.append({"model": f"this run, {role}", "scores": scores, "source": ""})
     for row in found.rows:
         scores = {name: row.dimensions.get(name) for name in found.dimensions}
         if found.final:
@@ -84,15 +91,16 @@ def _comparison(found: Mapping) -> list[tuple[str, ...]]:
         (
             row["dimension"],
             str(row["prompts"]),
-            *(_ranged(row[kind], row[f"{kind}_interval"]) for kind in KINDS),
+            *(_ranged(row[role], row[f"{role}_interval"]) for role in ROLES),
             _ranged(row["difference"], row["difference_interval"], "+"),
+            f"{row['p_value']:.3f}",
         )
-        for row in found["comparison"]
+        for row in found["rows"]
     ]
     if all(found["final"].values()):
         for name in ("quality", "semantic", "total"):
-            base, searched = (found["final"][kind][name] for kind in KINDS)
-            cells = f"{base:.4f}", f"{searched:.4f}", f"{searched - base:+.4f}"
+            base, searched = (found["final"][role][name] for role in ROLES)
+            cells = f"{base:.4f}", f"{searched:.4f}", f"{searched - base:+.4f}", ""
             lines.append((name.capitalize(), "", *cells))
     return lines
 
@@ -100,11 +108,11 @@ def _comparison(found: Mapping) -> list[tuple[str, ...]]:
 def _costs(found: Mapping) -> list[tuple[str, ...]]:
     lines = []
     for part in found["costs"]["base"]:
-        for kind in KINDS:
-            cost = found["costs"][kind][part]
+        for role in ROLES:
+            cost = found["costs"][role][part]
             if any(cost[name] for name in COSTS):
                 figures = f"{cost['nfe']:.0f}", f"{cost['flops'] / 1e12:.4g}"
-                lines.append((kind, part, *figures, f"{cost['seconds']:.1f}"))
+                lines.append((role, part, *figures, f"{cost['seconds']:.1f}"))
     return lines
 
 
@@ -116,8 +124,6 @@ def markdown(found: Mapping) -> str:
     """A report as text."""
     frames, height, width = found["size"]
     size = f"{frames} frames of {height} x {width}"
-    if found["enlarged"] != 1:
-        size += f", enlarged {found['enlarged']} times in the files that are scored"
     lines = [
         f"# VBench: {found['generator']['name']}, {found['search']['preset']}",
         "",
@@ -126,9 +132,9 @@ def markdown(found: Mapping) -> str:
         "",
         *_table(_HEAD, _comparison(found)),
     ]
-    for kind in KINDS:
-        if found["no_final"][kind]:
-            lines += ["", f"No final scores of the {kind} videos: {found['no_final'][kind]}."]
+    for role in ROLES:
+        if found["no_final"][role]:
+            lines += ["", f"No final scores of the {role} videos: {found['no_final'][role]}."]
     head = ("videos", "part", "NFE", "TFLOP", "seconds")
     lines += ["", "## Cost of all videos", "", *_table(head, _costs(found))]
     lines += ["", "## Published rows, per cent", ""]
@@ -151,19 +157,3 @@ def markdown(found: Mapping) -> str:
         lines.append("None may stand beside these scores:")
     lines += ["", *(f"- {why}" for why in found["published"]["why_not"])]
     return "\n".join(lines) + "\n"
-
-
-def show(console: Console, found: Mapping) -> None:
-    """Prints what a report says of dimensions and cost, and why nothing published is beside it."""
-    for title, head, lines in (
-        ("VBench, base against searched", _HEAD, _comparison(found)),
-        ("cost", ("videos", "part", "NFE", "TFLOP", "seconds"), _costs(found)),
-    ):
-        drawn = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
-        for index, name in enumerate(head):
-            drawn.add_column(name, justify="right" if index else "left", no_wrap=True)
-        for line in lines:
-            drawn.add_row(*line)
-        console.print(drawn)
-    if not found["published"]["rows"]:
-        console.print(f"no published rows: {'; '.join(found['published']['why_not'])}")

@@ -44,12 +44,13 @@ from tts_jax.report.curves import draw_sweep
 from tts_jax.report.page import sprite
 from tts_jax.report.progress import Bar
 from tts_jax.report.sweep_page import write_sweep_page
-from tts_jax.search import Budget, Outline, Search, load_preset, paths, plan
+from tts_jax.search import Budget, Cost, Outline, Search, SearchResult, load_preset, paths, plan
 from tts_jax.search.presets import Preset
 from tts_jax.search.shared import SharedRounds
 from tts_jax.verifiers.panel import Panel
 
 LINEAR = "random_linear"
+ASIDE = ("io", "stage_prompts")  # components that are no part of making and judging videos
 
 
 def define(values: flags.FlagValues) -> None:
@@ -358,12 +359,15 @@ class Sweep:
         """
         parts = self._weights()
         order = np.random.default_rng(self.config.seed).permutation(len(self.prompts)).tolist()
-        tasks = {
+        cells = {
             _task(index, seed): (index, self.prompts[index], seed)
             for seed in self.config.sweep.seeds
             for index in order
         }
-        pieces = {task: [own for of, own in parts if of == task] for task in tasks}
+        tasks, begin = list(cells), int(first * len(cells))
+        pieces = {task: [] for task in tasks[begin:] + tasks[:begin]}
+        for task, piece in parts:
+            pieces[task].append(piece)
         done = self.table.done() & parts.keys()
         if done:
             console.print(f"{len(done)} of {len(parts)} parts are done already")
@@ -377,7 +381,7 @@ class Sweep:
                     f"part {len(there)}/{len(parts)}",
                 )
 
-            self.table.share(pieces, lambda task: self._work(task, *tasks[task], tell), first)
+            self.table.work(pieces, lambda task: self._work(task, *cells[task], tell))
 
     def _work(self, task: str, index: int, prompt: str, seed: int, tell) -> None:
         """Makes the missing parts of one prompt and seed."""
@@ -409,7 +413,7 @@ class Sweep:
         rows = []
         for panel_name, panel in self.panels.items():
             scores = self._scores(nodes)
-            cost = result.ledger.spent(panel.held_out)
+            cost = spent(result, panel)
             for point in study.points:
                 count = int(point.label)
                 values = panel.value(scores[:count])
@@ -449,7 +453,7 @@ class Sweep:
                 result = shared.run(point.preset, stages)
             nodes = list(result.candidates)
             values = [node is result.incumbents[-1] for node in nodes]
-            cost = result.ledger.spent(panel.held_out)
+            cost = spent(result, panel)
             rows.append(
                 {
                     **self._row(nodes, values, self._measure(nodes, prompt)),
@@ -503,6 +507,14 @@ def _named(study: Study, point: Point, panel: str) -> dict[str, str]:
         "budget": point.label,
         "panel": panel,
     }
+
+
+def spent(result: SearchResult, panel: Panel) -> Cost:
+    """The cost of a search: generator, decodes and the verifiers that judge.
+
+    Reading, writing and the verifiers that only report are left out.
+    """
+    return result.ledger.without([*ASIDE, *panel.held_out])
 
 
 def _print(console: Console, summary: Mapping) -> None:

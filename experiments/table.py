@@ -25,14 +25,16 @@ from tts_jax.media import MediaError, write_bytes
 class PartTable:
     """A folder that holds a table and what decides its rows."""
 
-    def __init__(self, folder: Path | str, settings: Mapping, schema: pa.Schema, what="sweep"):
+    def __init__(
+        self, folder: Path | str, settings: Mapping, schema: pa.Schema, kind: str = "sweep"
+    ):
         """Makes the folder, or goes on in one with the same settings.
 
         Args:
           folder: of this table alone.
           settings: plain values that decide the rows.
           schema: of every part.
-          what: the table is of, for messages.
+          kind: what the user calls the work, for messages.
 
         Raises:
           UsageError: the folder holds something else or a table with other settings, or cannot be
@@ -45,11 +47,11 @@ class PartTable:
             if path.exists():
                 if found := differences(json.loads(path.read_bytes()), json.loads(ours)):
                     raise UsageError(
-                        f"workdir {folder} holds another {what}, with other {', '.join(found)}; "
+                        f"workdir {folder} holds another {kind}, with other {', '.join(found)}; "
                         "choose another --workdir"
                     )
             elif self.folder.exists() and any(self.folder.iterdir()):
-                raise UsageError(f"workdir {folder} is not empty and holds no {what}")
+                raise UsageError(f"workdir {folder} is not empty and holds no {kind}")
             for place in (self._parts, self._claims):
                 place.mkdir(parents=True, exist_ok=True)
             if not path.exists():
@@ -88,32 +90,24 @@ class PartTable:
                 left.unlink(missing_ok=True)
             yield True
 
-    def share(
-        self,
-        wanted: Mapping[str, Collection[str]],
-        work: Callable[[str], None],
-        first: float = 0.0,
-    ) -> None:
-        """Has this process work on every task that lacks a piece and that no other one has.
+    def work(self, tasks: Mapping[str, Collection[str]], make: Callable[[str], None]) -> None:
+        """Makes every task that lacks a piece and that no other process is making.
 
         Args:
-          wanted: tasks and their pieces.
-          work: makes the missing pieces of a task, which is claimed meanwhile.
-          first: where among the tasks to begin, a share in [0, 1): other processes begin elsewhere.
+          tasks: by name, in order, the pieces they consist of.
+          make: makes the pieces of a task that are missing.
         """
-        tasks = list(wanted)
-        begin = int(first * len(tasks))
-        pieces = {task: {(task, piece) for piece in own} for task, own in wanted.items()}
+        wanted = {task: {(task, piece) for piece in pieces} for task, pieces in tasks.items()}
         done, going = self.done(), True
         while going:
             going = False
-            for task in tasks[begin:] + tasks[:begin]:
-                if pieces[task] <= done:
+            for task, pieces in wanted.items():
+                if pieces <= done:
                     continue
                 with self.claim(task) as mine:
-                    if mine and not pieces[task] <= self.done():
+                    if mine and not pieces <= self.done():
                         going = True
-                        work(task)
+                        make(task)
                 done = self.done()
 
     def write(self, task: str, piece: str, rows: Sequence[Mapping]) -> None:

@@ -66,16 +66,9 @@ class Ledger:
         """The sum over components."""
         return _sum(self.costs.values())
 
-    def spent(self, held_out: Collection[str] = ()) -> Cost:
-        """What a search costs: generator, decodes and the verifiers that judge.
-
-        Reading, writing, splitting prompts and the verifiers that only report are left out.
-
-        Args:
-          held_out: names of verifiers that only report.
-        """
-        left_out = ("io", "stage_prompts", *held_out)
-        return _sum(cost for name, cost in self.costs.items() if name not in left_out)
+    def without(self, components: Collection[str]) -> Cost:
+        """The sum over all components but these."""
+        return _sum(cost for name, cost in self.costs.items() if name not in components)
 
     def to_json(self, repeatable: bool = False) -> dict[str, dict[str, float]]:
         """The costs as plain numbers, the total included.

@@ -12,7 +12,7 @@ from flax import nnx
 
 from tts_jax.checkpoints import abstract_params, init_params, save_safetensors
 from tts_jax.evaluation.vbench import inputs, networks
-from tts_jax.evaluation.vbench.dimensions import DIMENSIONS, Video, flow_between
+from tts_jax.evaluation.vbench.dimensions import DIMENSIONS, Video, ask, flow_between
 from tts_jax.evaluation.vbench.rules import motion_smoothness, subject_consistency
 from tts_jax.verifiers import EMBEDDED, load_verifier, save_verifier
 from tts_jax.verifiers.aesthetic import Aesthetic, AestheticConfig, HeadConfig
@@ -20,6 +20,7 @@ from tts_jax.verifiers.clip import CLIP
 from tts_jax.verifiers.viclip import ViClipVerifier
 from tts_jax.vision.amt import AMT, AMTConfig
 from tts_jax.vision.dino import DINO, DINOConfig
+from tts_jax.vision.musiq import MUSIQ, MUSIQConfig
 from tts_jax.vision.raft import RAFT, RAFTConfig
 from tts_jax.vision.umt import UMT, UMTConfig
 
@@ -29,7 +30,7 @@ PROMPT = "a red circle moving right"
 @pytest.fixture(scope="module")
 def video():
     frames = np.random.default_rng(0).integers(0, 256, (9, 40, 48, 3), dtype=np.uint8)
-    return Video("clip", frames, 8.0, PROMPT, {"appearance_style": PROMPT})
+    return Video("clip", frames, 8.0, PROMPT, {"appearance_style": {"appearance_style": PROMPT}})
 
 
 @pytest.fixture
@@ -138,10 +139,24 @@ def test_raft_gives_the_flow_that_the_dynamic_degree_measures(large, monkeypatch
     params["flow"]["conv2"]["bias"] += np.asarray([0.25, -0.5])  # cells in each of two refinements
     save_safetensors(tmp_path / "raft_things.safetensors", params, np.float32)
     loaded = networks.load_networks({"raft": tmp_path})
-    flow = flow_between(large, [(0, 1), (1, 2)], loaded)
+    flow = ask(flow_between(large, [(0, 1), (1, 2)]), large, loaded)
     assert flow.shape == (2, 136, 136, 2)
     np.testing.assert_allclose(flow[:, 8:-8, 8:-8], np.broadcast_to([4, -8], (2, 120, 120, 2)))
     assert DIMENSIONS["dynamic_degree"](large, loaded).total == 1
+
+
+MUSIQ_TINY = MUSIQConfig(
+    patch=8, sides=(16,), grid=2, stem=4, groups=2, width=8, heads=2, layers=1, mlp=8
+)
+
+
+def test_musiq_scores_frames_that_flow_networks_refuse(video, monkeypatch, tmp_path):
+    monkeypatch.setitem(networks.PUBLISHED, "musiq", MUSIQ_TINY)
+    params = blank(MUSIQ, MUSIQ_TINY)
+    params["head"]["bias"] += 73
+    save_safetensors(tmp_path / "musiq_spaq.safetensors", params, np.float32)
+    loaded = networks.load_networks({"musiq": tmp_path})
+    assert DIMENSIONS["imaging_quality"](video, loaded).total == pytest.approx(0.73)
 
 
 AMT_TINY = AMTConfig(

@@ -17,6 +17,7 @@ from tts_jax.verifiers import load_verifier
 from tts_jax.verifiers.viclip import ViCLIPConfig
 from tts_jax.vision.amt import AMT, AMTConfig
 from tts_jax.vision.dino import DINO, DINOConfig
+from tts_jax.vision.musiq import MUSIQ, MUSIQConfig
 from tts_jax.vision.raft import RAFT, RAFTConfig
 from tts_jax.vision.umt import UMT, UMTConfig
 from tts_jax.vision.vit import VisionConfig
@@ -27,6 +28,7 @@ PUBLISHED = {
     "amt": AMTConfig.amt_s(),
     "clip_b32": VisionConfig.clip_vit_base_patch32(),
     "dino": DINOConfig.dino_vitb16(),
+    "musiq": MUSIQConfig.musiq_spaq(),
     "raft": RAFTConfig.raft_things(),
     "umt": UMTConfig.umt_l16_k400(),
     "viclip": ViCLIPConfig.viclip_l14().vision,
@@ -90,6 +92,11 @@ def _dino(folder: Path) -> dict[str, Network]:
     return {"dino": Network(run, PUBLISHED["dino"].size)}
 
 
+def _musiq(folder: Path) -> dict[str, Network]:
+    """A folder with MUSIQ."""
+    return {"musiq": Network(_alone("musiq", "musiq_spaq", MUSIQ, folder), at_once=4)}
+
+
 def _raft(folder: Path) -> dict[str, Network]:
     """A folder with RAFT."""
     return {"raft": Network(_alone("raft", "raft_things", RAFT, folder), at_once=1)}
@@ -116,6 +123,7 @@ LOADERS: dict[str, Callable[[Path], dict[str, Network]]] = {
     "amt": _amt,
     "clip_b32": _clip,
     "dino": _dino,
+    "musiq": _musiq,
     "raft": _raft,
     "umt": _umt,
     "viclip": _viclip,

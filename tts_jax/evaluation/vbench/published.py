@@ -135,16 +135,13 @@ def digest(entries: Sequence[Mapping]) -> str:
     return hashlib.sha256(json.dumps(known).encode()).hexdigest()
 
 
-def beside(
-    entries: Sequence[Mapping], tables: Mapping[str, Mapping], seconds: float, enlarged: int
-) -> Beside:
+def beside(entries: Sequence[Mapping], tables: Mapping[str, Mapping], seconds: float) -> Beside:
     """Chooses the published figures that scores of ours may be compared with.
 
     Args:
       entries: the list of prompts.
       tables: of `experiments.vbench.evaluate`, by what their videos are.
       seconds: that a video lasts.
-      enlarged: times as large as the generator's that files are.
     """
     faults = []
     if digest(entries) != SUITE:
@@ -153,8 +150,6 @@ def beside(
         faults.append(
             f"videos of {seconds:.1f} s belong to VBench-Long, another pipeline, from {LONG:.0f} s"
         )
-    if enlarged != 1:
-        faults.append(f"files are {enlarged} times as large as what the generator makes")
     whole = [
         {row["dimension"] for row in table["rows"] if row["whole"]} for table in tables.values()
     ]
