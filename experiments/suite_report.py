@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 from experiments.suite import COSTS, ROLES, total_costs
 from tts_jax.evaluation.vbench.comparison import compare
 from tts_jax.evaluation.vbench.published import Beside, beside
+from tts_jax.evaluation.vbench.verifier import PREFIX, WARNING
 
 _FINAL = ("total", "quality", "semantic")
 _HEAD = ("dimension", "prompts", "base", "searched", "searched less base", "p")
@@ -50,7 +51,11 @@ def report(
     return {
         "generator": dict(config.generator),
         "search": dict(config.search),
-        "verifiers": [entry["name"] for entry in config.verifiers],
+        "yardsticks": [
+            entry["name"]
+            for entry in config.verifiers
+            if entry["name"].startswith(PREFIX) and not entry.get("held_out")
+        ],
         "seed": config.seed,
         "videos": len(rows),
         "prompts": len({row["prompt_index"] for row in rows}),
@@ -132,6 +137,8 @@ def markdown(found: Mapping) -> str:
         "",
         *_table(_HEAD, _comparison(found)),
     ]
+    if found["yardsticks"]:
+        lines += ["", f"{WARNING.format(', '.join(found['yardsticks']))}."]
     for role in ROLES:
         if found["no_final"][role]:
             lines += ["", f"No final scores of the {role} videos: {found['no_final'][role]}."]

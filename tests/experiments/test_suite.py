@@ -301,13 +301,14 @@ def test_the_report_prints_published_rows_beside_both_sets(monkeypatch, done):
     final = dict(quality=0.5, semantic=0.25, total=0.45)
     for whole, own in ((NAMES, final), (["color"], None)):
         one = SimpleNamespace(table=table_of(whole, own), results={}, values={})
-        config = cli.parse(["vbench"]).config
+        config = cli.parse(["vbench", "--config.verifiers[0].name=vbench.scene"]).config
         report = suite_report.report(
             config, ENTRIES, rows_of(done), dict.fromkeys(suite.ROLES, one)
         )
         text = suite_report.markdown(report)
         assert ("| this run, searched |" in text) and "| ModelScope |" in text
         assert ("| NOVA 0.6B |" in text) == (own is not None)  # it has no row of dimensions
+        assert "vbench.scene judge this search" in text and "an upper bound" in text
         assert "CogVideoX-2B, Video-T1's search" in text and "81.72" in text
         assert ("| 45.00 | 50.00 | 25.00 |" in text) == (own is not None)
 
