@@ -23,7 +23,6 @@ class Evaluated(Protocol):
     """What `experiments.vbench.evaluate` finds on a set of videos."""
 
     table: Mapping
-    results: Mapping[str, Sequence]
     values: Mapping[str, Mapping[str, float]]
 
 
@@ -44,7 +43,7 @@ def report(
     first = rows[0]
     tables = {role: own.table for role, own in found.items()}
     scores = {
-        role: {name: score for name, (score, _) in own.results.items()}
+        role: {row["dimension"]: row["score"] for row in own.table["rows"]}
         for role, own in found.items()
     }
     seconds = first["frames"] / config.video.fps

@@ -128,7 +128,8 @@ def _run(options: flags.FlagValues, team: Team) -> None:
     models, search = open_search(config, prompts, exact=config.sweep.exact, drafts=True)
     processes.check_own(search.mesh, "a sweep divides its prompts")
     studies = read_studies(config.sweep.searches, search.outline)
-    panels = read_panels(config.sweep.panels, models.panel)
+    weights = read_weights(config.sweep.panels)
+    panels = read_panels(weights, models.panel)
     metrics = metrics_of(models)
     name = Path(options["config"].config_filename).stem
     workdir = team.agree("workdir", str(options.workdir or default_workdir(name)))
@@ -154,7 +155,7 @@ def _run(options: flags.FlagValues, team: Team) -> None:
     if not rows:
         raise cli.UsageError(f"workdir {workdir} holds no prompt with every search yet")
     table.write_whole("results.parquet", rows)
-    summary = summarise(rows, metrics, json.loads(config.sweep.panels.to_json()))
+    summary = summarise(rows, metrics, weights)
     media.write_bytes(table.folder / "summary.json", to_json(summary))
     curves = draw_curves(table.folder / "curves", summary)
     write_sweep_page(table.folder / "report.html", rows, summary, title=name)
@@ -188,11 +189,20 @@ def _prompts(config: ConfigDict, prompts_file: str | None) -> list[str]:
     return list(world.sample_captions("test", config.sweep.captions, config.seed))
 
 
+def read_weights(panels: ConfigDict) -> dict[str, dict[str, float]]:
+    """Weights by panel and verifier: `config.sweep.panels`, whose fields can hold no dot, so that
+    vbench.scene is vbench__scene there."""
+    return {
+        panel: {name.replace("__", "."): weight for name, weight in own.items()}
+        for panel, own in json.loads(panels.to_json()).items()
+    }
+
+
 def read_panels(weights: Mapping[str, Mapping[str, float]], panel: Panel) -> dict[str, Panel]:
     """The panels of a grid, by name.
 
     Args:
-      weights: `config.sweep.panels`.
+      weights: by panel and verifier.
       panel: of the config's verifiers.
 
     Raises:

@@ -31,6 +31,9 @@ Writes eval_results.json in VBench's own form, and table.md and table.json, whic
 not computed and why. A score on custom input is none of the leaderboard's. The same command goes on
 after a kill with what journal.jsonl does not have. Of videos that are made, these are in base/ and
 searched/, the files in videos/, and comparison.md and comparison.json set the two side by side.
+
+Stand-ins without weights, named proxy_*, are measured where --dimensions names them: they are in
+the tables only, and enter none of the final scores.
 """
 
 import functools
@@ -52,6 +55,7 @@ from tts_jax import media
 from tts_jax.evaluation.vbench import rules, sampling
 from tts_jax.evaluation.vbench.dimensions import (
     DIMENSIONS,
+    STAND_INS,
     Dimension,
     Networks,
     Video,
@@ -64,6 +68,7 @@ from tts_jax.evaluation.vbench.recorded import read_recorded
 from tts_jax.evaluation.vbench.scores import final_scores
 from tts_jax.report.progress import Bar
 
+MEASURES = {**DIMENSIONS, **STAND_INS}
 FLICKERING = "temporal_flickering"
 GROUP_BYTES = 1 << 24  # of frames that are judged together; networks' inputs take some tens of that
 
@@ -81,7 +86,12 @@ def define(values: flags.FlagValues) -> None:
         flag_values=values,
     )
     flags.DEFINE_string("workdir", "runs/vbench", "where results go", flag_values=values)
-    flags.DEFINE_list("dimensions", [], "default: what can be computed", flag_values=values)
+    flags.DEFINE_list(
+        "dimensions",
+        [],
+        f"default: all that can be computed; also the stand-ins {', '.join(STAND_INS)}",
+        flag_values=values,
+    )
     flags.DEFINE_list("networks", [], "name=folder of a converted network", flag_values=values)
     flags.DEFINE_string("detections", None, "recorded detections, JSON", flag_values=values)
     flags.DEFINE_string(
@@ -151,7 +161,7 @@ def main(options: flags.FlagValues) -> None:
     recorded = _recorded([options.detections] if options.detections else [{}])[0]
     prompts, networks = _prompts(options), _networks(options)
     found = _score(options, prompts, networks, recorded, Path(options.videos), options.workdir)
-    if not found.results:
+    if not found.table["rows"]:
         raise cli.RunFault("no dimension could be computed; table.md says why")
 
 
@@ -177,6 +187,7 @@ def _make_and_compare(options: flags.FlagValues, team: processes.Team) -> None:
     for own in recorded.values():  # says what is wrong before it begins
         dimensions = _choose(options.dimensions, networks, own)
     del networks
+    dimensions = [name for name in dimensions if name in DIMENSIONS] or list(DIMENSIONS)
     wanted = suite.protocol(prompts.entries, dimensions, options.samples)
     workdir = Path(team.agree("workdir", options.workdir))
     console, folder = Console(highlight=False, quiet=not team.leads), workdir / "videos"
@@ -310,10 +321,12 @@ def _folders(arguments: Sequence[str]) -> dict[str, str]:
 def _choose(names: Sequence[str], networks: Networks, recorded: Mapping) -> list[str]:
     """The dimensions asked for; all if none are named."""
     for name in names:
-        if name not in DIMENSIONS:
-            known = ", ".join(DIMENSIONS)
-            raise cli.UsageError(f"{name!r} is no VBench dimension; they are {known}")
-        if lack := DIMENSIONS[name].lacks(networks, recorded):
+        if name not in MEASURES:
+            known, others = (", ".join(names) for names in (DIMENSIONS, STAND_INS))
+            raise cli.UsageError(
+                f"{name!r} is no VBench dimension; they are {known}; stand-ins are {others}"
+            )
+        if lack := MEASURES[name].lacks(networks, recorded):
             raise cli.UsageError(f"{name} cannot be computed: {lack}")
     return list(names) or list(DIMENSIONS)
 
@@ -358,7 +371,7 @@ class Evaluation:
 
     Attributes:
       table: rows, what is not computed, and the final scores or why there are none.
-      results: {dimension: [score, records]}, VBench's own form.
+      results: {dimension: [score, records]}, VBench's own form, without stand-ins.
       values: by dimension and file name, the value of each video that has one.
     """
 
@@ -410,7 +423,7 @@ def evaluate(
     journal = journal or Journal()
     tasks, absent = [], {name: "not asked for" for name in DIMENSIONS if name not in names}
     for name in names:
-        lack = DIMENSIONS[name].lacks(networks, recorded)
+        lack = MEASURES[name].lacks(networks, recorded)
         task = None if lack else _plan(name, files, prompts, networks, recorded, journal)
         if task is not None and task.files:
             tasks.append(task)
@@ -437,7 +450,8 @@ def evaluate(
             continue
         if left_out := len(task.verdicts) - len(task.records):
             task.remarks.append(f"{left_out} of {len(task.verdicts)} files show nothing to judge")
-        results[task.label] = [score, task.records]
+        if task.dimension.name in DIMENSIONS:
+            results[task.label] = [score, task.records]
         values[task.label] = {n: v.total / v.count for n, v in task.verdicts.items() if v.count}
         remark = "; ".join(task.remarks)
         row = {"dimension": task.label, "score": score, "videos": len(task.records)}
@@ -460,9 +474,12 @@ def _plan(
     journal: Journal,
 ) -> _Task:
     """Which files a dimension reads, and what is to be said of that."""
-    dimension = DIMENSIONS[name]
+    dimension = MEASURES[name]
     task = _Task(dimension, name, list(files))
-    if prompts.suite:
+    if name in STAND_INS:
+        task.remarks.append("a stand-in, no dimension of VBench")
+        task.whole = False
+    elif prompts.suite:
         wanted = prompts.of_dimension(name)
         filtered = name == FLICKERING and "raft" in networks
         count = sampling.STATIC_CANDIDATES if filtered else sampling.VIDEOS_PER_PROMPT
@@ -586,10 +603,13 @@ def _final(table: Mapping, tasks: Sequence[_Task]) -> dict:
     if table["input"] != "suite":
         return {"final": None, "no_final": "they are defined for the whole suite only"}
     parts = list(table["not_computed"])
-    parts += [t.dimension.name for t in tasks if not t.whole and t.dimension.name not in parts]
+    own = [task for task in tasks if task.dimension.name in DIMENSIONS]
+    parts += [t.dimension.name for t in own if not t.whole and t.dimension.name not in parts]
     if parts:
         return {"final": None, "no_final": f"not computed over the whole suite: {', '.join(parts)}"}
-    scores = final_scores({row["dimension"]: row["score"] for row in table["rows"]})
+    names = {task.label for task in own}
+    rows = [row for row in table["rows"] if row["dimension"] in names]
+    scores = final_scores({row["dimension"]: row["score"] for row in rows})
     final = {n: getattr(scores, n) for n in ("quality", "semantic", "total")}
     return {"final": final, "no_final": None}
 

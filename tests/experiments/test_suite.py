@@ -300,7 +300,7 @@ def test_the_report_prints_published_rows_beside_both_sets(monkeypatch, done):
     monkeypatch.setattr(published, "SUITE", digest(ENTRIES))
     final = dict(quality=0.5, semantic=0.25, total=0.45)
     for whole, own in ((NAMES, final), (["color"], None)):
-        one = SimpleNamespace(table=table_of(whole, own), results={}, values={})
+        one = SimpleNamespace(table=table_of(whole, own), values={name: {} for name in NAMES})
         config = cli.parse(["vbench", "--config.verifiers[0].name=vbench.scene"]).config
         report = suite_report.report(
             config, ENTRIES, rows_of(done), dict.fromkeys(suite.ROLES, one)

@@ -19,13 +19,14 @@ from tts_jax.verifiers.flicker import FlickerVerifier
 from tts_jax.verifiers.judges import JUDGES, open_judge
 from tts_jax.verifiers.oracle import OracleVerifier
 from tts_jax.verifiers.protocol import Verifier
+from tts_jax.verifiers.proxies import PROXIES
 from tts_jax.verifiers.viclip import ViCLIPConfig, ViClipVerifier
 from tts_jax.vision.vit import VisionConfig
 
 EMBEDDED = Path(__file__).parent.parent / "assets"
 
 TRAINED = {"clip": (ClipVerifier, CLIPConfig), "viclip": (ViClipVerifier, ViCLIPConfig)}
-WEIGHT_FREE = {"flicker": FlickerVerifier, "oracle": OracleVerifier}
+WEIGHT_FREE = {"flicker": FlickerVerifier, "oracle": OracleVerifier, **PROXIES}
 PUBLISHED = ("clip_score", "aesthetic", *JUDGES)  # have no embedded checkpoint
 NAMES = (*TRAINED, *PUBLISHED, *WEIGHT_FREE)
 VBENCH = "vbench."  # begins the names of VBench's dimensions as verifiers
