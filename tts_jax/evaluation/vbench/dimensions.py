@@ -15,12 +15,14 @@ from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import jax
 import numpy as np
 
 from tts_jax.evaluation.vbench import inputs, rules
 from tts_jax.evaluation.vbench.rules import SMALLEST_SIDE, Verdict
 from tts_jax.evaluation.vbench.sampling import motion_stride
 from tts_jax.evaluation.vbench.scores import NAMES
+from tts_jax.verifiers.proxies import STATISTICS
 
 NETWORKS = {
     "dino": "DINO ViT-B/16: normalised frames [N, h, w, 3] -> class tokens [N, D]",
@@ -446,3 +448,17 @@ _ALL = (
     Dimension("overall_consistency", _prompt, _VICLIP),
 )
 DIMENSIONS = {name: next(d for d in _ALL if d.name == name) for name in NAMES}
+
+
+def _stand_in(name: str) -> Dimension:
+    """A statistic without weights that is measured beside dimensions, and is none."""
+    run = jax.jit(STATISTICS[name])
+
+    def judge(video: Video, networks: Networks) -> Verdict:
+        value = float(run(video.frames.astype(np.float32)))
+        return Verdict({"video_results": value}, value, 1)
+
+    return Dimension(name, judge)
+
+
+STAND_INS = {name: _stand_in(name) for name in STATISTICS}

@@ -201,7 +201,8 @@ def pad_to(frames: np.ndarray, multiple: int) -> np.ndarray:
       multiple: 8 for RAFT, 16 for AMT.
     """
     need = [(-n) % multiple for n in frames.shape[1:3]]
-    return np.pad(frames, [(0, 0), *((n // 2, n - n // 2) for n in need), (0, 0)], mode="edge")
+    pad = jnp.pad if isinstance(frames, Array) else np.pad
+    return pad(frames, [(0, 0), *((n // 2, n - n // 2) for n in need), (0, 0)], mode="edge")
 
 
 def unpad(frames: np.ndarray, height: int, width: int) -> np.ndarray:
