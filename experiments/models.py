@@ -3,6 +3,7 @@
 import contextlib
 import importlib
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -33,7 +34,7 @@ from tts_jax.search import (
     plan,
 )
 from tts_jax.search.executables import Executables, surroundings
-from tts_jax.verifiers import TRAINED, WEIGHT_FREE, load_verifier, open_verifier
+from tts_jax.verifiers import TRAINED, VBENCH, WEIGHT_FREE, load_verifier, open_verifier
 from tts_jax.verifiers.panel import Panel
 from tts_jax.verifiers.protocol import Verifier
 
@@ -227,10 +228,11 @@ def load_models(
             generator_params = {n: p for n, p in generator_params.items() if n not in texts}
         loaded = [
             load_verifier(
-                e["name"], _checkpoint(e["checkpoint"]), e["texts"], e["options"], **loading
+                e["name"], _checkpoint(e["checkpoint"]), e["texts"], _options(e, config), **loading
             )
             for e in entries
         ]
+        _warn_of_yardsticks(entries)
         panel = _panel(config, [verifier for verifier, _ in loaded])
         for verifier, params in loaded:
             memory.add(verifier.name, params, "search")
@@ -276,7 +278,7 @@ def open_models(config: Mapping, dtype) -> tuple[Generator, dict, Panel, dict[st
         params = _shapes(generator.abstract_params, None if checkpoint is None else dtype)
         verifiers, verifier_params = [], {}
         for entry in map(_entry, config.verifiers):
-            verifier, own = _open_verifier(entry, dtype)
+            verifier, own = _open_verifier(entry, config, dtype)
             verifiers.append(verifier)
             verifier_params[verifier.name] = precision.hold(own, weights)
         params = precision.hold(params, weights)
@@ -285,13 +287,15 @@ def open_models(config: Mapping, dtype) -> tuple[Generator, dict, Panel, dict[st
         raise UsageError(str(error)) from error
 
 
-def _open_verifier(entry: Mapping, dtype) -> tuple[Verifier, dict]:
+def _open_verifier(entry: Mapping, config: Mapping, dtype) -> tuple[Verifier, dict]:
     name, folder = entry["name"], _checkpoint(entry["checkpoint"])
-    if folder is None or folder.is_dir() or name in WEIGHT_FREE:
-        verifier = open_verifier(name, folder, entry["texts"], entry["options"])
+    here = folder is None or folder.is_dir() or name in WEIGHT_FREE or name.startswith(VBENCH)
+    if here:
+        verifier = open_verifier(name, folder, entry["texts"], _options(entry, config))
     else:
         verifier = published_verifier(name, entry["options"])
-    stored = dtype if folder is not None and name not in TRAINED else None
+    kept = name in TRAINED or name.startswith(VBENCH)
+    stored = None if folder is None or kept else dtype
     return verifier, _shapes(getattr(verifier, "abstract_params", {}), stored)
 
 
@@ -398,6 +402,28 @@ def _entry(given: Mapping) -> dict:
             f"an entry of config.verifiers has {faults[0]}; the fields are {', '.join(VERIFIER)}"
         )
     return {**VERIFIER, **given}
+
+
+def _options(entry: Mapping, config: Mapping) -> dict:
+    """A verifier's options; VBench's dimensions count the frames of files of the config's rate."""
+    options = dict(entry["options"])
+    if not entry["name"].startswith(VBENCH):
+        return options
+    fps = config["video"]["fps"]
+    if options.setdefault("fps", fps) != fps:
+        raise UsageError(
+            f"{entry['name']} is told of {options['fps']} frames a second, but config.video.fps, "
+            f"with which files are written, is {fps}"
+        )
+    return options
+
+
+def _warn_of_yardsticks(entries: Sequence[Mapping]) -> None:
+    names = [e["name"] for e in entries if e["name"].startswith(VBENCH) and not e["held_out"]]
+    if names:
+        from tts_jax.evaluation.vbench.verifier import WARNING
+
+        warnings.warn(WARNING.format(", ".join(names)), stacklevel=3)
 
 
 def _checkpoint(value: str) -> Path | None:

@@ -36,7 +36,7 @@ from rich.table import Table
 from experiments import cli
 from experiments.models import axes_of, open_models, weights_of
 from experiments.runs import to_json
-from experiments.sweep import LINEAR, read_panels, read_studies
+from experiments.sweep import LINEAR, read_panels, read_studies, read_weights
 from tts_jax import precision
 from tts_jax.media import write_bytes
 from tts_jax.parallel import BRANCH, make_mesh
@@ -159,7 +159,7 @@ def make_plan(
 
 def _grid(config: ConfigDict, sketch: Sketch, cost: Callable[[], dict]) -> dict:
     """What all searches of a sweep take of one prompt and seed, and of its whole grid."""
-    panels = read_panels(config.sweep.panels, sketch.search.panel)
+    panels = read_panels(read_weights(config.sweep.panels), sketch.search.panel)
     searches = {}
     for study in read_studies(config.sweep.searches, sketch.search.outline):
         linear = study.preset == LINEAR  # the largest N holds all others, for every panel

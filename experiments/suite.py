@@ -1,64 +1,88 @@
 """Videos of VBench's own prompts by its protocol: one sample, and what a search makes of its seed.
 
-<folder>/config.json parts/*.parquet          costs, see `experiments.table`
-        /base/<prompt>-<index>.mp4            one sample of the seed `config.seed + index`
-        /searched/<prompt>-<index>.mp4        the winner of the search with that seed
+<folder>/config.json parts/*.parquet    what was found and what it cost, see `experiments.table`
+        /base/<prompt>-<index>.mp4      one sample
+        /searched/<prompt>-<index>.mp4  the winner of the search from the same seed
+        /searches/<task>                a search that is not finished
+
+Video i of a prompt has the seed 25 s + i, where s is `config.seed`, so that runs of other seeds
+share no video, and the prompt's index is its place in the whole list, whatever part is made.
 """
 
 import json
+import shutil
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from experiments import cli
+from experiments import cli, processes
+from experiments.generate import check_search, single_sample, store_in
 from experiments.models import Models, open_search
 from experiments.processes import Team
-from experiments.sweep import ASIDE, spent
 from experiments.table import PartTable
 from tts_jax import media
-from tts_jax.evaluation.statistics import bootstrap_interval, paired_test
 from tts_jax.evaluation.vbench import sampling
-from tts_jax.evaluation.vbench.published import PUBLISHED_ROWS
-from tts_jax.parallel import is_shared
 from tts_jax.report.progress import Bar
-from tts_jax.search import Budget, Search, load_preset, paths, plan
+from tts_jax.search import Budget, Search, SearchResult, load_preset, paths
+from tts_jax.search.ledger import Cost
 
 ROLES = ("base", "searched")
-FLICKERING = "temporal_flickering"
 COSTS = ("nfe", "flops", "seconds")
+COMPONENTS = ("generator", "decode", "verifiers", "other")
 VIDEO = "video"
-SCHEMA = pa.schema(
-    [(name, pa.string()) for name in ("prompt", "path")]
-    + [(name, pa.int64()) for name in ("index", "seed")]
-    + [
-        (f"{role}_{cost}", pa.int64() if cost == "nfe" else pa.float64())
-        for role in ROLES
-        for cost in COSTS
-    ]
-)
+_LONGEST_NAME = 255  # bytes, of a file's name
+_GENERATOR = ("generator", "draft", "look_ahead")
+_COLUMNS = [(name, pa.string()) for name in ("prompt", "base_path", "searched_path")]
+_COLUMNS += [
+    (name, pa.int64()) for name in ("prompt_index", "video", "seed", "frames", "height", "width")
+]
+_COLUMNS += [
+    (f"{role}_{component}_{cost}", pa.float64())
+    for role in ROLES
+    for component in COMPONENTS
+    for cost in COSTS
+]
+SCHEMA = pa.schema(_COLUMNS)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Wanted:
-    """A prompt of the suite.
+@dataclass(frozen=True)
+class Clip:
+    """One video to make.
 
     Attributes:
-      prompt: as the list of prompts has it.
-      videos: how many are made of it.
+      prompt: its text.
+      prompt_index: the prompt's place among all of the list.
+      index: which of the prompt's videos.
     """
 
     prompt: str
-    videos: int
+    prompt_index: int
+    index: int
+
+    @property
+    def task(self) -> str:
+        """Its name in the table."""
+        return _task(self.prompt_index, self.index)
+
+    @property
+    def name(self) -> str:
+        """Its file's name."""
+        return sampling.video_name(self.prompt, self.index)
+
+    def seed(self, start: int) -> int:
+        """Its seed in a run of the seed `start`."""
+        return sampling.STATIC_CANDIDATES * start + self.index
 
 
-def protocol(
-    entries: Sequence[Mapping], dimensions: Collection[str], videos: int = 0
-) -> list[Wanted]:
+def _task(prompt_index: int, index: int) -> str:
+    return f"{prompt_index:05d}-{index:02d}"
+
+
+def protocol(entries: Sequence[Mapping], dimensions: Sequence[str], videos: int = 0) -> list[Clip]:
     """What the published protocol makes for some dimensions.
 
     Args:
@@ -66,232 +90,198 @@ def protocol(
       dimensions: whose prompts are wanted.
       videos: of each prompt; 0 for the protocol's 5, and 25 where flickering is measured.
 
+    Returns:
+      By the place of their prompts, a prompt of two suites once.
+
     Raises:
       UsageError: no prompt is of these dimensions, or one cannot name a file.
     """
     counts: dict[str, int] = {}
     for entry in entries:
-        own = set(entry["dimension"]) & set(dimensions)
-        if not own:
-            continue
-        prompt, candidates = entry["prompt_en"], FLICKERING in own
-        count = sampling.STATIC_CANDIDATES if candidates else sampling.VIDEOS_PER_PROMPT
-        counts[prompt] = max(counts.get(prompt, 0), videos or count)
-    if not counts:
-        raise cli.UsageError("the list of prompts has none of the dimensions that are asked for")
-    for prompt in counts:
-        if "/" in prompt or not prompt.strip():
+        prompt = entry["prompt_en"]
+        own = [sampling.videos_of(name) for name in dimensions if name in entry["dimension"]]
+        counts[prompt] = max([counts.get(prompt, 0), *own])
+        name = sampling.video_name(prompt, sampling.STATIC_CANDIDATES - 1)
+        if not prompt.strip() or {"/", "\0"} & set(prompt) or len(name.encode()) > _LONGEST_NAME:
             raise cli.UsageError(f"the prompt {prompt!r} cannot be the name of a file")
-    return [Wanted(prompt=prompt, videos=count) for prompt, count in counts.items()]
+    found = [
+        Clip(prompt, place, index)
+        for place, (prompt, count) in enumerate(counts.items())
+        for index in range(min(count, videos or count))
+    ]
+    if not found:
+        raise cli.UsageError("the list of prompts has none of the dimensions that are asked for")
+    return found
 
 
-def make_videos(
-    config: ConfigDict, wanted: Sequence[Wanted], folder: Path, team: Team, console: Console
-) -> bool:
-    """Makes every video that is not there and that no other process is making.
-
-    A seed of the protocol is drawn once and recorded: video i has `config.seed + i`. Search chooses
-    among the candidates of that seed, of which the base sample is the first.
+def open_table(
+    config: ConfigDict, folder: Path, entries: Sequence[Mapping], team: Team
+) -> PartTable:
+    """The table of a run, in which only the same config and prompts go on.
 
     Args:
       config: of `experiments.generate`.
-      wanted: prompts.
       folder: of these videos alone.
-      team: the processes of this job.
+      entries: VBench's list of prompts.
+      team: the processes of the run.
+
+    Raises:
+      UsageError: the folder holds something else, or the config's seed is too large.
+    """
+    most = 2**32 // sampling.STATIC_CANDIDATES
+    if not 0 <= config.seed < most:
+        raise cli.UsageError(f"seed {config.seed} is not in 0..{most - 1}")
+    prompts = list(dict.fromkeys(entry["prompt_en"] for entry in entries))
+    settings = {**json.loads(config.to_json()), "prompts": prompts}
+    return PartTable.of_team(team, folder, settings, SCHEMA, "suite")
+
+
+def make_videos(
+    config: ConfigDict, wanted: Sequence[Clip], table: PartTable, team: Team, console: Console
+) -> int:
+    """Makes every video that is not there and that no other process is making.
+
+    Args:
+      config: of `experiments.generate`.
+      wanted: the videos.
+      table: of the run.
+      team: its processes.
       console: shows what is done.
 
     Returns:
-      Whether all are there; others may still be making some.
+      How many videos are with other processes still.
 
     Raises:
-      UsageError: the folder holds other videos, or a mesh over several processes.
+      UsageError: models or a search that do not exist, or a mesh over several processes.
     """
-    prompts = [each.prompt for each in wanted]
-    models, search = open_search(config, prompts)
-    if is_shared(search.mesh):
-        raise cli.UsageError(
-            f"videos of a suite are divided over processes, but a mesh of {search.mesh.size} "
-            "devices does not fit into one process"
-        )
-    maker = _Maker(config, models, search, folder)
-    settings = {
-        **json.loads(config.to_json()),
-        "suite": [[each.prompt, each.videos] for each in wanted],
-    }
-    if not team.leads:
-        team.agree("table")
-    table = PartTable(folder, settings, SCHEMA, "suite")
-    for role in ROLES:
-        (folder / role).mkdir(exist_ok=True)
-    if team.leads:
-        team.agree("table", "is there")
-    tasks = {
-        f"{number:05d}-{index}": (number, each.prompt, index)
-        for number, each in enumerate(wanted)
-        for index in range(each.videos)
-    }
-    names = list(tasks)
-    begin = int(team.index / team.count * len(names))
-    wants = {task: [VIDEO] for task in names[begin:] + names[:begin]}
-    before = len(table.done())
-    if before:
-        console.print(f"{before} of {len(tasks)} videos are done already")
-    with Bar(console, max(len(tasks) - before, 1)) as bar:
+    clips, done = {clip.task: clip for clip in wanted}, table.done()
+    waiting = [task for task in clips if (task, VIDEO) not in done]
+    if len(waiting) < len(clips):
+        console.print(f"{len(clips) - len(waiting)} of {len(clips)} videos are done already")
+    if waiting:
+        prompts = list(dict.fromkeys(clips[task].prompt for task in waiting))
+        models, search = open_search(config, prompts)
+        processes.check_own(search.mesh, "videos of a suite are divided")
+        maker = _Maker(config, models, search, table)
+        begin = int(team.index / team.count * len(waiting))
+        with Bar(console, len(waiting)) as bar:
 
-        def make(task: str) -> None:
-            table.write(task, VIDEO, [maker.make(*tasks[task])])
-            bar.update(len(table.done()) - before, f"video {len(table.done())}/{len(tasks)}")
+            def make(task: str) -> None:
+                maker.make(clips[task])
+                left = _left(waiting, table)
+                bar.update(len(waiting) - left, f"video {len(clips) - left}/{len(clips)}")
 
-        table.work(wants, make)
-    return {(task, VIDEO) for task in tasks} <= table.done()
+            table.work(dict.fromkeys(waiting[begin:] + waiting[:begin], (VIDEO,)), make)
+    team.wait("every video")
+    if not (left := _left(clips, table)) and team.leads:
+        shutil.rmtree(table.folder / "searches", ignore_errors=True)
+    return left
 
 
-def read_costs(folder: Path) -> dict[str, dict[str, float]]:
-    """Total cost of all videos of a folder, by role: generator, decodes and what judges."""
-    settings = json.loads((folder / "config.json").read_bytes())
-    rows = PartTable(folder, settings, SCHEMA, "suite").rows()
-    return {
-        role: {cost: sum(row[f"{role}_{cost}"] for row in rows) for cost in COSTS} for role in ROLES
-    }
+def _left(tasks: Collection[str], table: PartTable) -> int:
+    return len(set(tasks) - {task for task, _ in table.done()})
+
+
+def rows_of(table: PartTable, wanted: Sequence[Clip]) -> list[dict]:
+    """The rows of some videos of a table."""
+    tasks = {clip.task for clip in wanted}
+    return [row for row in table.rows() if _task(row["prompt_index"], row["video"]) in tasks]
 
 
 class _Maker:
-    """Makes the two videos of a prompt and an index."""
+    """Makes videos of one run."""
 
-    def __init__(self, config: ConfigDict, models: Models, search: Search, folder: Path):
-        self._config, self._models, self._search, self._folder = config, models, search, folder
+    def __init__(self, config: ConfigDict, models: Models, search: Search, table: PartTable):
+        self._config, self._models, self._search, self._table = config, models, search, table
         self._preset, self._budget = load_preset(config.search), Budget(**config.budget)
-        self._single = load_preset(ConfigDict({"preset": "random_linear", "branches": 1}))
-        plan(self._preset, search.outline, budget=Budget(nfe=self._budget.nfe))
+        check_search(self._preset, search.outline, self._budget)
+        for role in ROLES:
+            (table.folder / role).mkdir(exist_ok=True)
 
-    def make(self, number: int, prompt: str, index: int) -> dict:
-        """The row of a video, which is there when this returns."""
-        arguments = dict(seed=self._config.seed + index, prompt_index=number)
-        stages, panel = self._models.stage_prompts(prompt), self._models.panel
-        base = self._search.run(prompt, self._single, keep_frames=False, **arguments)
-        searched = self._search.run(
-            prompt,
+    def make(self, clip: Clip) -> None:
+        """Searches, and keeps the winner beside the single sample of the same seed."""
+        options = {"seed": clip.seed(self._config.seed), "prompt_index": clip.prompt_index}
+        stage_prompts = self._models.stage_prompts(clip.prompt)
+        about = self._config, clip.prompt, clip.prompt_index, stage_prompts
+        saved = self._table.folder / "searches" / clip.task
+        result = self._search.run(
+            clip.prompt,
             self._preset,
-            stage_prompts=stages,
+            stage_prompts=stage_prompts,
             budget=self._budget,
             keep_frames=False,
-            **arguments,
+            store=store_in(saved, *about, seed=options["seed"]),
+            **options,
         )
+        single, apart = single_sample(self._search, clip.prompt, result, options)
+        found = {"base": single, "searched": result.best}
         row = {
-            "prompt": prompt,
-            "index": index,
-            "seed": arguments["seed"],
-            "path": json.dumps(paths.to_json(searched.best.path)),
+            "prompt": clip.prompt,
+            "prompt_index": clip.prompt_index,
+            "video": clip.index,
+            "seed": options["seed"],
+            **dict(zip(("frames", "height", "width"), single.frames.shape, strict=False)),
         }
-        for role, frames, cost in (
-            (ROLES[0], base.candidates[0].frames, base.ledger.without([*ASIDE, *panel.names])),
-            (ROLES[1], searched.best.frames, spent(searched, panel)),
-        ):
-            path = self._folder / role / sampling.video_name(prompt, index)
-            media.write_mp4(path, frames, fps=self._config.video.fps, size=0)
-            row |= {f"{role}_{name}": getattr(cost, name) for name in COSTS}
-        return row
+        for role, video in found.items():
+            path = self._table.folder / role / clip.name
+            media.write_mp4(path, video.frames, fps=self._config.video.fps, size=0)
+            row[f"{role}_path"] = json.dumps(paths.to_json(video.path))
+        held_out = self._models.panel.held_out
+        row |= _columns("base", self._single_cost(apart or result))
+        row |= _columns("searched", costs_of(result, self._models.panel.names, held_out))
+        self._table.write(clip.task, VIDEO, [row])
+        shutil.rmtree(saved, ignore_errors=True)
+
+    def _single_cost(self, result: SearchResult) -> dict[str, Cost]:
+        """What one sample costs, as its share of a run that made it: no verifier is needed."""
+        generator, decode = result.ledger["generator"], result.ledger["decode"]
+        share = sum(self._search.outline.nfe) / generator.nfe
+        return {
+            "generator": _share(generator, share),
+            "decode": _share(decode, 1 / max(decode.calls, 1)),
+            "other": result.ledger["text"],
+        }
 
 
-def compare(
-    values: Mapping[str, Mapping[str, Mapping[str, float]]],
-    scores: Mapping[str, Mapping[str, float]],
-    costs: Mapping[str, Mapping[str, float]],
-) -> dict:
-    """What a search changes, dimension by dimension.
+def _share(cost: Cost, share: float) -> Cost:
+    return Cost(nfe=cost.nfe * share, flops=cost.flops * share, seconds=cost.seconds * share)
+
+
+def costs_of(
+    result: SearchResult, verifiers: Sequence[str], held_out: Sequence[str]
+) -> dict[str, Cost]:
+    """What a search costs by `COMPONENTS`, without verifiers that only report, and without files.
 
     Args:
-      values: by role, dimension and file name, the value of each video.
-      scores: by role and dimension, the score.
-      costs: by role, see `read_costs`.
-
-    Returns:
-      `rows`, one per dimension that both have, with both scores and their 95 % bootstrap intervals
-      over prompts, the difference with its interval and the p of a paired test; `costs`, and
-      `times`, how many times the base's each is.
+      result: of the search.
+      verifiers: names of all.
+      held_out: names of those that only report.
     """
-    rows = []
-    for name in scores[ROLES[0]]:
-        if name not in scores[ROLES[1]]:
+    found = {name: Cost() for name in COMPONENTS}
+    for name in result.ledger:
+        if name in ("io", *held_out):
             continue
-        arrays = _paired(*(values[role][name] for role in ROLES))
-        test = paired_test(*arrays)
-        row = {"dimension": name, "prompts": len(arrays[0])}
-        for role, array in zip(ROLES, arrays, strict=True):
-            row[role] = scores[role][name]
-            row[f"{role}_interval"] = bootstrap_interval(array)
-        rows.append(
-            row
-            | {
-                "difference": scores[ROLES[1]][name] - scores[ROLES[0]][name],
-                "interval": test.interval,
-                "p_value": test.p_value,
-            }
-        )
-    base, searched = (costs[role] for role in ROLES)
-    times = {cost: searched[cost] / base[cost] if base[cost] else None for cost in COSTS}
-    return {"rows": rows, "costs": dict(costs), "times": times}
+        part = "verifiers" if name in verifiers else "generator" if name in _GENERATOR else name
+        found[part if part in found else "other"] += result.ledger[name]
+    return found
 
 
-def _paired(first: Mapping[str, float], second: Mapping[str, float]) -> list[np.ndarray]:
-    """Values of the prompts that both have: [P, S] of the same files, else means, [P, 1]."""
-    grouped = []
-    for values in (first, second):
-        found: dict[str, dict[str, float]] = {}
-        for name, value in values.items():
-            found.setdefault(sampling.prompt_of(name), {})[name] = value
-        grouped.append(found)
-    prompts = [prompt for prompt in grouped[0] if prompt in grouped[1]]
-    if all(grouped[0][p].keys() == grouped[1][p].keys() for p in prompts):
-        count = max(len(grouped[0][p]) for p in prompts)
-        arrays = []
-        for found in grouped:
-            array = np.full((len(prompts), count), np.nan)
-            for row, prompt in zip(array, prompts, strict=True):
-                row[: len(found[prompt])] = [found[prompt][n] for n in grouped[0][prompt]]
-            arrays.append(array)
-        return arrays
-    return [np.array([[np.mean(list(found[p].values()))] for p in prompts]) for found in grouped]
+def _columns(role: str, costs: Mapping[str, Cost]) -> dict[str, float]:
+    return {
+        f"{role}_{component}_{cost}": float(getattr(costs.get(component, Cost()), cost))
+        for component in COMPONENTS
+        for cost in COSTS
+    }
 
 
-def markdown(comparison: Mapping, no_final: str | None) -> str:
-    """A comparison as text, with published scores beside it where the protocols agree.
-
-    Args:
-      comparison: of `compare`, with `final` by role.
-      no_final: why there are no final scores, if there are none.
-    """
-    lines = [
-        "One sample (base) and what the search chose of the same seeds (searched); 95 % bootstrap",
-        "intervals over prompts.",
-        "",
-        "| dimension | prompts | base | searched | difference | p |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
-    for row in comparison["rows"]:
-        cells = [row["dimension"], str(row["prompts"])]
-        cells += [f"{row[role]:.4f} {_interval(row[f'{role}_interval'])}" for role in ROLES]
-        cells += [f"{row['difference']:+.4f} {_interval(row['interval'])}", f"{row['p_value']:.3f}"]
-        lines.append(f"| {' | '.join(cells)} |")
-    lines += ["", "| cost of all videos | base | searched | times |", "| --- | --- | --- | --- |"]
-    for name, times in comparison["times"].items():
-        cells = [f"{comparison['costs'][role][name]:.4g}" for role in ROLES]
-        lines.append(
-            f"| {name} | {' | '.join(cells)} | {'' if times is None else f'{times:.2f}'} |"
-        )
-    lines.append("")
-    if no_final is not None:
-        lines.append(f"No Quality, Semantic and Total, and no published rows beside: {no_final}.")
-        return "\n".join(lines) + "\n"
-    lines += ["| | Quality | Semantic | Total | source |", "| --- | --- | --- | --- | --- |"]
-    finals = [(role, comparison["final"][role], "these videos") for role in ROLES]
-    finals += [(row.model, asdict(row), row.source) for row in PUBLISHED_ROWS]
-    for name, final, source in finals:
-        cells = [f"{100 * final[part]:.2f}" for part in ("quality", "semantic", "total")]
-        lines.append(f"| {name} | {' | '.join(cells)} | {source} |")
-    lines += ["", "Published rows are of clips of at most 5 seconds from the prompts as they are."]
-    return "\n".join(lines) + "\n"
-
-
-def _interval(ends: Sequence[float]) -> str:
-    return f"[{ends[0]:.4f}, {ends[1]:.4f}]"
+def total_costs(rows: Sequence[Mapping]) -> dict[str, dict[str, dict[str, float]]]:
+    """Costs of all videos: role, then component and "total", then NFE, FLOPs and seconds."""
+    found = {}
+    for role in ROLES:
+        own = {
+            part: {c: float(sum(row[f"{role}_{part}_{c}"] for row in rows)) for c in COSTS}
+            for part in COMPONENTS
+        }
+        total = {c: sum(cost[c] for cost in own.values()) for c in COSTS}
+        found[role] = {**own, "total": total}
+    return found

@@ -39,7 +39,6 @@ from experiments.table import PartTable
 from tts_jax import media
 from tts_jax.evaluation.selection import ATTRIBUTES, attributes, pick
 from tts_jax.evaluation.sweep import summarise
-from tts_jax.parallel import is_shared
 from tts_jax.report import tensorboard
 from tts_jax.report.curves import draw_sweep
 from tts_jax.report.page import sprite
@@ -127,22 +126,15 @@ def _run(options: flags.FlagValues, team: Team) -> None:
     cli.use_compilation_cache()
     prompts = _prompts(config, options.prompts_file)
     models, search = open_search(config, prompts, exact=config.sweep.exact, drafts=True)
-    if is_shared(search.mesh):
-        raise cli.UsageError(
-            f"a sweep divides its prompts over processes, but a mesh of {search.mesh.size} devices "
-            "does not fit into one process"
-        )
+    processes.check_own(search.mesh, "a sweep divides its prompts")
     studies = read_studies(config.sweep.searches, search.outline)
-    panels = read_panels(config.sweep.panels, models.panel)
+    weights = read_weights(config.sweep.panels)
+    panels = read_panels(weights, models.panel)
     metrics = metrics_of(models)
     name = Path(options["config"].config_filename).stem
     workdir = team.agree("workdir", str(options.workdir or default_workdir(name)))
     settings = {**json.loads(config.to_json()), "prompts": prompts}
-    if not team.leads:
-        team.agree("table")
-    table = PartTable(workdir, settings, schema(metrics))
-    if team.leads:
-        team.agree("table", "is there")
+    table = PartTable.of_team(team, workdir, settings, schema(metrics))
     console = Console(highlight=False, quiet=not team.leads)
     if not console.is_terminal:
         console.width = max(console.width, 120)
@@ -163,7 +155,7 @@ def _run(options: flags.FlagValues, team: Team) -> None:
     if not rows:
         raise cli.UsageError(f"workdir {workdir} holds no prompt with every search yet")
     table.write_whole("results.parquet", rows)
-    summary = summarise(rows, metrics, json.loads(config.sweep.panels.to_json()))
+    summary = summarise(rows, metrics, weights)
     media.write_bytes(table.folder / "summary.json", to_json(summary))
     curves = draw_curves(table.folder / "curves", summary)
     write_sweep_page(table.folder / "report.html", rows, summary, title=name)
@@ -197,11 +189,20 @@ def _prompts(config: ConfigDict, prompts_file: str | None) -> list[str]:
     return list(world.sample_captions("test", config.sweep.captions, config.seed))
 
 
+def read_weights(panels: ConfigDict) -> dict[str, dict[str, float]]:
+    """Weights by panel and verifier: `config.sweep.panels`, whose fields can hold no dot, so that
+    vbench.scene is vbench__scene there."""
+    return {
+        panel: {name.replace("__", "."): weight for name, weight in own.items()}
+        for panel, own in json.loads(panels.to_json()).items()
+    }
+
+
 def read_panels(weights: Mapping[str, Mapping[str, float]], panel: Panel) -> dict[str, Panel]:
     """The panels of a grid, by name.
 
     Args:
-      weights: `config.sweep.panels`.
+      weights: by panel and verifier.
       panel: of the config's verifiers.
 
     Raises:

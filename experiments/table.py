@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from experiments.cli import UsageError
+from experiments.processes import Team
 from experiments.runs import differences, lock, to_json
 from tts_jax.media import MediaError, write_bytes
 
@@ -59,6 +60,16 @@ class PartTable:
             why = getattr(error.__cause__ or error, "strerror", None) or error
             raise UsageError(f"workdir {folder} cannot be used: {why}") from error
 
+    @classmethod
+    def of_team(cls, team: Team, *arguments, **options) -> "PartTable":
+        """One table for all processes of a job, of which the first makes the folder."""
+        if not team.leads:
+            team.agree("table")
+        table = cls(*arguments, **options)
+        if team.leads:
+            team.agree("table", "is there")
+        return table
+
     def _part(self, task: str, piece: str) -> Path:
         return self._parts / f"{task}.{piece}.parquet"
 
@@ -86,16 +97,18 @@ class PartTable:
           tasks: by name, in order, the pieces they consist of.
           make: makes the pieces of a task that are missing.
         """
-        going = True
+        wanted = {task: {(task, piece) for piece in pieces} for task, pieces in tasks.items()}
+        done, going = self.done(), True
         while going:
             going = False
-            for task, pieces in tasks.items():
-                if {(task, piece) for piece in pieces} <= self.done():
+            for task, pieces in wanted.items():
+                if pieces <= done:
                     continue
                 with self.claim(task) as mine:
-                    if mine:
+                    if mine and not pieces <= self.done():
                         going = True
                         make(task)
+                done = self.done()
 
     def write(self, task: str, piece: str, rows: Sequence[Mapping]) -> None:
         """Adds a part.

@@ -2,15 +2,16 @@ r"""Scores videos by VBench, in dimensions whose networks or detections are give
 
 python -m experiments.vbench --videos=DIR --networks=viclip=DIR,aesthetic=DIR --workdir=runs/vbench
 python -m experiments.vbench --config=configs/nova_d48w1024_osp480.py \
-  --config.generator.checkpoint=DIR --info=VBench_full_info.json --networks=dino=DIR \
+  --config.generator.checkpoint=DIR --prompts=VBench_full_info.json --networks=dino=DIR \
   --workdir=runs/suite
 
-Without --videos it makes them by the published protocol: 5 of each prompt of --info whose
-dimension is asked for, 25 where flickering is, or --samples of each, all with their own recorded
-seeds: one sample, and the winner of the config's search. Both are scored as a suite and compared,
-with 95 % bootstrap intervals over prompts and the cost of each. Search picks by design; say so
-beside its scores. Killed, the same command goes on; started several times, its processes share the
-videos.
+Without --videos it makes them by the published protocol: 5 of each prompt of the list (of those
+whose --dimensions are asked for), 25 where flickering is measured, or --samples of each, all with
+their own recorded seeds: one sample, and the winner of the config's search. Both are scored as a
+suite and compared, with 95 % bootstrap intervals over prompts and the cost of each. Search picks by
+design; say so beside its scores. Killed, the same command goes on; started several times, or on
+many hosts, its processes share the videos. The base and the searched videos have detections of
+their own: --detections=BASE.json,SEARCHED.json. See docs/vbench.md.
 
 With --videos, but without --suite, the folder is custom input: every file is scored, and there is
 no Total. Prompts are those of the file names, or come from --prompt or --prompts. Six dimensions
@@ -23,6 +24,9 @@ Quality, Semantic and Total. With RAFT, temporal flickering reads the still ones
 Dynamic degree (network raft) and motion smoothness (amt) need sides of at least 128 pixels: with a
 smaller video among the files they are not computed, and the table says so.
 
+Files are read once and judged in groups: the frames of several go through a network together, and
+what two dimensions want to know of a file is computed once.
+
 Detections of objects and captions are recorded by other programs; see
 `tts_jax.evaluation.vbench.recorded` for the file that --detections names.
 
@@ -30,6 +34,9 @@ Writes eval_results.json in VBench's own form, and table.md and table.json, whic
 not computed and why. A score on custom input is none of the leaderboard's. The same command goes on
 after a kill with what journal.jsonl does not have. Of videos that are made, these are in base/ and
 searched/, the files in videos/, and comparison.md and comparison.json set the two side by side.
+
+Stand-ins without weights, named proxy_*, are measured where --dimensions names them: they are in
+the tables only, and enter none of the final scores.
 """
 
 import functools
@@ -37,7 +44,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from absl import flags
@@ -45,12 +52,13 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from experiments import cli, processes, suite
+from experiments import cli, processes, suite, suite_report
 from experiments.runs import to_json
 from tts_jax import media
 from tts_jax.evaluation.vbench import rules, sampling
 from tts_jax.evaluation.vbench.dimensions import (
     DIMENSIONS,
+    STAND_INS,
     Dimension,
     Networks,
     Video,
@@ -63,7 +71,8 @@ from tts_jax.evaluation.vbench.recorded import read_recorded
 from tts_jax.evaluation.vbench.scores import final_scores
 from tts_jax.report.progress import Bar
 
-FLICKERING = suite.FLICKERING
+MEASURES = {**DIMENSIONS, **STAND_INS}
+FLICKERING = "temporal_flickering"
 GROUP_BYTES = 1 << 24  # of frames that are judged together; networks' inputs take some tens of that
 
 
@@ -80,7 +89,12 @@ def define(values: flags.FlagValues) -> None:
         flag_values=values,
     )
     flags.DEFINE_string("workdir", "runs/vbench", "where results go", flag_values=values)
-    flags.DEFINE_list("dimensions", [], "default: what can be computed", flag_values=values)
+    flags.DEFINE_list(
+        "dimensions",
+        [],
+        f"default: all that can be computed; also the stand-ins {', '.join(STAND_INS)}",
+        flag_values=values,
+    )
     flags.DEFINE_list("networks", [], "name=folder of a converted network", flag_values=values)
     flags.DEFINE_string("detections", None, "recorded detections, JSON", flag_values=values)
     flags.DEFINE_string(
@@ -89,7 +103,11 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_bool("suite", False, "score the benchmark's own prompts", flag_values=values)
     flags.DEFINE_string("prompt", None, "the prompt of every file", flag_values=values)
     flags.DEFINE_string(
-        "prompts", None, "JSON object from file names to prompts", flag_values=values
+        "prompts",
+        None,
+        "without --videos, VBench_full_info.json or a list of its form; else a JSON object from "
+        "file names to prompts",
+        flag_values=values,
     )
     flags.DEFINE_bool(
         "several_processes",
@@ -143,97 +161,108 @@ def main(options: flags.FlagValues) -> None:
         with processes.job(options) as team:
             _make_and_compare(options, team)
         return
-    evaluation = _Scorer(options, _prompts(options)).score(Path(options.videos), options.workdir)
-    if not evaluation.results:
+    recorded = _recorded([options.detections] if options.detections else [{}])[0]
+    prompts, networks = _prompts(options), _networks(options)
+    found = _score(options, prompts, networks, recorded, Path(options.videos), options.workdir)
+    if not found.table["rows"]:
         raise cli.RunFault("no dimension could be computed; table.md says why")
 
 
 def _make_and_compare(options: flags.FlagValues, team: processes.Team) -> None:
     """Both videos of every prompt and index, then their scores."""
-    if not options.info:
+    path = options.prompts or options.info
+    if not path:
         raise cli.UsageError(
             "name the folder of videos, --videos=DIR, or have them made of VBench's list of "
-            "prompts: --info=VBench_full_info.json"
+            "prompts: --prompts=VBench_full_info.json"
         )
-    if options.prompt or options.prompts:
-        raise cli.UsageError("--prompt and --prompts are of --videos; here prompts are --info's")
-    prompts = replace(_prompts(options), suite=True)
-    scorer = _Scorer(options, prompts)
+    if options.prompt or options.suite or (options.prompts and options.info):
+        raise cli.UsageError("--prompt, --suite and a second list of prompts are of --videos")
+    prompts = Prompts(entries=_entries(path), suite=True)
+    names = (options.detections or "").split(",") if options.detections else [{}, {}]
+    if len(names) != len(suite.ROLES):
+        raise cli.UsageError(
+            "the base and the searched videos have detections of their own: "
+            "--detections=BASE.json,SEARCHED.json"
+        )
+    recorded = dict(zip(suite.ROLES, _recorded(names), strict=True))
+    networks = _networks(options)
+    for own in recorded.values():  # says what is wrong before it begins
+        dimensions = _choose(options.dimensions, networks, own)
+    del networks
+    dimensions = [name for name in dimensions if name in DIMENSIONS] or list(DIMENSIONS)
+    wanted = suite.protocol(prompts.entries, dimensions, options.samples)
     workdir = Path(team.agree("workdir", options.workdir))
-    wanted = suite.protocol(prompts.entries, scorer.dimensions, options.samples)
     console, folder = Console(highlight=False, quiet=not team.leads), workdir / "videos"
+    table = suite.open_table(options.config, folder, prompts.entries, team)
     try:
-        complete = suite.make_videos(options.config, wanted, folder, team, console)
-        team.wait("every video")
+        left = suite.make_videos(options.config, wanted, table, team, console)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"the same command with --workdir={workdir} goes on") from None
-    if not team.leads:
+    if left:
+        console.print(f"{left} videos are with other processes; the last one scores them")
+    if left or not team.leads:
         return
-    if not complete and team.count == 1:
-        console.print("some videos are with other processes; the last one scores them")
-        return
-    found = {role: scorer.score(folder / role, workdir / role) for role in suite.ROLES}
-    if not all(each.results for each in found.values()):
-        raise cli.RunFault("no dimension could be computed; table.md says why")
-    comparison = suite.compare(
-        {role: each.values for role, each in found.items()},
-        {role: {n: s for n, (s, _) in each.results.items()} for role, each in found.items()},
-        suite.read_costs(folder),
-    )
-    comparison["search"] = dict(options.config.search)
-    comparison["final"] = {role: each.table["final"] for role, each in found.items()}
-    media.write_bytes(workdir / "comparison.json", to_json(comparison))
-    text = suite.markdown(comparison, found[suite.ROLES[0]].table["no_final"])
+    networks = _networks(options)
+    found = {
+        role: _score(options, prompts, networks, own, folder / role, workdir / role)
+        for role, own in recorded.items()
+    }
+    rows = suite.rows_of(table, wanted)
+    report = suite_report.report(options.config, prompts.entries, rows, found)
+    media.write_bytes(workdir / "comparison.json", to_json(report))
+    text = suite_report.markdown(report)
     media.write_bytes(workdir / "comparison.md", text.encode())
     console.print(text, markup=False)
 
 
-class _Scorer:
-    """What a command line scores videos by."""
+def _networks(options: flags.FlagValues) -> Networks:
+    try:
+        return load_networks(_folders(options.networks))
+    except ValueError as error:
+        raise cli.UsageError(str(error)) from error
 
-    def __init__(self, options: flags.FlagValues, prompts: Prompts):
-        self._options, self._prompts = options, prompts
-        try:
-            self._recorded = read_recorded(options.detections) if options.detections else {}
-            self._networks = load_networks(_folders(options.networks))
-        except ValueError as error:
-            raise cli.UsageError(str(error)) from error
-        self._chosen = _choose(options.dimensions, self._networks, self._recorded)
 
-    @property
-    def dimensions(self) -> list[str]:
-        """Those that can be computed."""
-        found = [
-            name
-            for name in self._chosen
-            if not DIMENSIONS[name].lacks(self._networks, self._recorded)
-        ]
-        return found
+def _recorded(files: Sequence[str | Mapping]) -> list[Mapping]:
+    """What detection files hold; those that are read already stay."""
+    try:
+        return [read_recorded(file) if isinstance(file, str) else file for file in files]
+    except ValueError as error:
+        raise cli.UsageError(str(error)) from error
 
-    def score(self, folder: Path, workdir: Path | str) -> "Evaluation":
-        """Scores the videos of a folder and writes what is found."""
-        console, workdir = Console(highlight=False), Path(workdir)
-        try:
-            files = sampling.find_videos(folder)
-        except ValueError as error:
-            raise cli.UsageError(str(error)) from error
-        found = evaluate(
-            files,
-            self._prompts,
-            self._chosen,
-            self._networks,
-            self._recorded,
-            several_processes=self._options.several_processes,
-            console=console,
-            journal=_open_journal(workdir, self._options),
-        )
-        for name, content in (("eval_results", found.results), ("table", found.table)):
-            text = json.dumps(content, indent=2) + "\n"
-            media.write_bytes(workdir / f"{name}.json", text.encode())
-        media.write_bytes(workdir / "table.md", markdown(found.table).encode())
-        _print(console, found.table)
-        console.print(f"written to {workdir}")
-        return found
+
+def _score(
+    options: flags.FlagValues,
+    prompts: Prompts,
+    networks: Networks,
+    recorded: Mapping,
+    folder: Path,
+    workdir: Path | str,
+) -> "Evaluation":
+    """Scores the videos of a folder and writes what is found."""
+    console, workdir = Console(highlight=False), Path(workdir)
+    chosen = _choose(options.dimensions, networks, recorded)
+    try:
+        files = sampling.find_videos(folder)
+    except ValueError as error:
+        raise cli.UsageError(str(error)) from error
+    found = evaluate(
+        files,
+        prompts,
+        chosen,
+        networks,
+        recorded,
+        several_processes=options.several_processes,
+        console=console,
+        journal=_open_journal(workdir, options),
+    )
+    for name, content in (("eval_results", found.results), ("table", found.table)):
+        text = json.dumps(content, indent=2) + "\n"
+        media.write_bytes(workdir / f"{name}.json", text.encode())
+    media.write_bytes(workdir / "table.md", markdown(found.table).encode())
+    _print(console, found.table)
+    console.print(f"written to {workdir}")
+    return found
 
 
 class Journal:
@@ -273,8 +302,9 @@ def _open_journal(workdir: Path, options: flags.FlagValues) -> Journal:
     """The journal of a run with the same networks, detections and prompts."""
     settings = {"networks": sorted(options.networks), "prompt": options.prompt}
     for name in ("detections", "info", "prompts"):
-        path = getattr(options, name)
-        settings[name] = hashlib.sha256(Path(path).read_bytes()).hexdigest() if path else None
+        paths = (getattr(options, name) or "").split(",")
+        found = [hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in paths if path]
+        settings[name] = ",".join(found) or None
     path, text = workdir / "config.json", json.dumps(settings, indent=2) + "\n"
     if path.exists() and path.read_text() != text:
         raise cli.UsageError(f"{workdir} holds scores with other networks, detections or prompts")
@@ -294,10 +324,12 @@ def _folders(arguments: Sequence[str]) -> dict[str, str]:
 def _choose(names: Sequence[str], networks: Networks, recorded: Mapping) -> list[str]:
     """The dimensions asked for; all if none are named."""
     for name in names:
-        if name not in DIMENSIONS:
-            known = ", ".join(DIMENSIONS)
-            raise cli.UsageError(f"{name!r} is no VBench dimension; they are {known}")
-        if lack := DIMENSIONS[name].lacks(networks, recorded):
+        if name not in MEASURES:
+            known, others = (", ".join(names) for names in (DIMENSIONS, STAND_INS))
+            raise cli.UsageError(
+                f"{name!r} is no VBench dimension; they are {known}; stand-ins are {others}"
+            )
+        if lack := MEASURES[name].lacks(networks, recorded):
             raise cli.UsageError(f"{name} cannot be computed: {lack}")
     return list(names) or list(DIMENSIONS)
 
@@ -320,14 +352,20 @@ def _prompts(options: flags.FlagValues) -> Prompts:
         raise cli.UsageError("--suite, --prompt and --prompts exclude one another")
     entries, by_file = [], {}
     if options.info:
-        form = 'a list of objects with "prompt_en" and "dimension"'
-        entries = _read_json(options.info, list, form)
-        for entry in entries:
-            if not isinstance(entry, dict) or not {"prompt_en", "dimension"} <= entry.keys():
-                raise cli.UsageError(f"{options.info} must be {form}")
+        entries = _entries(options.info)
     if options.prompts:
         by_file = _read_json(options.prompts, dict, "an object from file names to prompts")
     return Prompts(entries=entries, suite=options.suite, one=options.prompt, by_file=by_file)
+
+
+def _entries(path: str) -> list[dict]:
+    """VBench's list of prompts."""
+    form = 'a list of objects with "prompt_en" and "dimension"'
+    entries = _read_json(path, list, form)
+    for entry in entries:
+        if not isinstance(entry, dict) or not {"prompt_en", "dimension"} <= entry.keys():
+            raise cli.UsageError(f"{path} must be {form}")
+    return entries
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -336,7 +374,7 @@ class Evaluation:
 
     Attributes:
       table: rows, what is not computed, and the final scores or why there are none.
-      results: {dimension: [score, records]}, VBench's own form.
+      results: {dimension: [score, records]}, VBench's own form, without stand-ins.
       values: by dimension and file name, the value of each video that has one.
     """
 
@@ -388,7 +426,7 @@ def evaluate(
     journal = journal or Journal()
     tasks, absent = [], {name: "not asked for" for name in DIMENSIONS if name not in names}
     for name in names:
-        lack = DIMENSIONS[name].lacks(networks, recorded)
+        lack = MEASURES[name].lacks(networks, recorded)
         task = None if lack else _plan(name, files, prompts, networks, recorded, journal)
         if task is not None and task.files:
             tasks.append(task)
@@ -415,11 +453,12 @@ def evaluate(
             continue
         if left_out := len(task.verdicts) - len(task.records):
             task.remarks.append(f"{left_out} of {len(task.verdicts)} files show nothing to judge")
-        results[task.label] = [score, task.records]
+        if task.dimension.name in DIMENSIONS:
+            results[task.label] = [score, task.records]
         values[task.label] = {n: v.total / v.count for n, v in task.verdicts.items() if v.count}
         remark = "; ".join(task.remarks)
         row = {"dimension": task.label, "score": score, "videos": len(task.records)}
-        rows.append({**row, "remark": remark})
+        rows.append({**row, "whole": prompts.suite and task.whole, "remark": remark})
     table = {
         "input": "suite" if prompts.suite else "custom input",
         "averaging": "several_processes" if several_processes else "one_process",
@@ -438,9 +477,12 @@ def _plan(
     journal: Journal,
 ) -> _Task:
     """Which files a dimension reads, and what is to be said of that."""
-    dimension = DIMENSIONS[name]
+    dimension = MEASURES[name]
     task = _Task(dimension, name, list(files))
-    if prompts.suite:
+    if name in STAND_INS:
+        task.remarks.append("a stand-in, no dimension of VBench")
+        task.whole = False
+    elif prompts.suite:
         wanted = prompts.of_dimension(name)
         filtered = name == FLICKERING and "raft" in networks
         count = sampling.STATIC_CANDIDATES if filtered else sampling.VIDEOS_PER_PROMPT
@@ -564,10 +606,13 @@ def _final(table: Mapping, tasks: Sequence[_Task]) -> dict:
     if table["input"] != "suite":
         return {"final": None, "no_final": "they are defined for the whole suite only"}
     parts = list(table["not_computed"])
-    parts += [t.dimension.name for t in tasks if not t.whole and t.dimension.name not in parts]
+    own = [task for task in tasks if task.dimension.name in DIMENSIONS]
+    parts += [t.dimension.name for t in own if not t.whole and t.dimension.name not in parts]
     if parts:
         return {"final": None, "no_final": f"not computed over the whole suite: {', '.join(parts)}"}
-    scores = final_scores({row["dimension"]: row["score"] for row in table["rows"]})
+    names = {task.label for task in own}
+    rows = [row for row in table["rows"] if row["dimension"] in names]
+    scores = final_scores({row["dimension"]: row["score"] for row in rows})
     final = {n: getattr(scores, n) for n in ("quality", "semantic", "total")}
     return {"final": final, "no_final": None}
 

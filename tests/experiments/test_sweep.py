@@ -10,6 +10,7 @@ import sys
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from ml_collections import ConfigDict
 
 from experiments import cli, sweep
 from experiments.models import Models, load_search
@@ -129,6 +130,11 @@ def test_what_is_held_out_is_measured_and_not_paid(done):
     assert by_panel["reward"]["score_reward"] >= by_panel["other"]["score_reward"]
     assert by_panel["other"]["score_other"] >= by_panel["reward"]["score_other"]
     assert by_panel["reward"]["nfe"] == by_panel["other"]["nfe"]
+
+
+def test_a_name_with_a_dot_is_weighed_by_two_underscores():
+    panels = ConfigDict({"all": {"vbench__dynamic_degree": 1.0, "clip_score": 0.5}})
+    assert sweep.read_weights(panels) == {"all": {"vbench.dynamic_degree": 1.0, "clip_score": 0.5}}
 
 
 class Killed(BaseException):

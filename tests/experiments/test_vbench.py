@@ -9,7 +9,7 @@ import pytest
 from experiments import cli, vbench
 from tts_jax import media
 from tts_jax.evaluation.vbench import rules, sampling
-from tts_jax.evaluation.vbench.dimensions import Network
+from tts_jax.evaluation.vbench.dimensions import STAND_INS, Network
 from tts_jax.evaluation.vbench.scores import NAMES, final_scores
 
 PROMPTS = ("a red car", "a dog and a cat")
@@ -245,6 +245,19 @@ def test_a_whole_suite_has_a_total(suite):
     wanted = final_scores({name: score for name, (score, _) in results.items()})
     assert table["final"]["total"] == wanted.total and wanted.missing == ()
     assert f"Total {100 * wanted.total:.2f}" in vbench.markdown(table)
+
+
+def test_stand_ins_are_in_the_table_and_change_neither_final_scores_nor_results(suite):
+    files, prompts, recorded = suite
+    alone = vbench.evaluate(files, prompts, NAMES, NETWORKS, recorded)
+    both = vbench.evaluate(files, prompts, [*NAMES, *STAND_INS], NETWORKS, recorded)
+    assert both.table["final"] == alone.table["final"] is not None
+    assert both.results.keys() == alone.results.keys() == set(NAMES)
+    rows = {row["dimension"]: row for row in both.table["rows"]}
+    for name in STAND_INS:
+        assert rows[name]["remark"] == "a stand-in, no dimension of VBench"
+        assert rows[name]["videos"] == 3 and not rows[name]["whole"]
+    assert "| proxy_sharpness |" in vbench.markdown(both.table)
 
 
 def test_a_missing_file_is_said_and_leaves_no_total(suite):

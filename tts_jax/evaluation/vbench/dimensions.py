@@ -15,12 +15,14 @@ from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import jax
 import numpy as np
 
 from tts_jax.evaluation.vbench import inputs, rules
 from tts_jax.evaluation.vbench.rules import SMALLEST_SIDE, Verdict
 from tts_jax.evaluation.vbench.sampling import motion_stride
 from tts_jax.evaluation.vbench.scores import NAMES
+from tts_jax.verifiers.proxies import STATISTICS
 
 NETWORKS = {
     "dino": "DINO ViT-B/16: normalised frames [N, h, w, 3] -> class tokens [N, D]",
@@ -48,8 +50,8 @@ class Network:
     Attributes:
       call: see `NETWORKS`; arrays are float32.
       size: side of a square input, or the shorter side of DINO's.
-      at_once: rows, such as frames or pairs, in one call; the last call is filled up, so that
-        shapes stay.
+      at_once: most rows, such as frames or pairs, in one call; calls are about even, and the last
+        is filled up, so that there are few shapes.
       labels: classes of a classifier.
       pixels: most of an array in one call, if that is fewer rows; one row may have more.
     """
@@ -65,6 +67,8 @@ class Network:
         most = self.at_once
         if self.pixels is not None:
             most = max(1, min(most, self.pixels // math.prod(arrays[0].shape[1:3])))
+        if (calls := -(-len(arrays[0]) // most)) > 1:  # as even as multiples of four make it
+            most = min(most, -(-len(arrays[0]) // (4 * calls)) * 4)
         found = []
         for start in range(0, len(arrays[0]), most):
             parts = [np.asarray(x[start : start + most]) for x in arrays]
@@ -186,10 +190,10 @@ class Dimension:
 
 
 def ask(asking: Asking, video: Video, networks: Networks) -> Any:
-    """What comes of questions about one video.
+    """What one asking about one video returns; see `ask_all`.
 
     Raises:
-      ValueError: they do, or a network refuses the video.
+      ValueError: the asking does, or a network or the preparation of its input.
     """
     (found,) = ask_all([(asking, video)], networks)
     if isinstance(found, ValueError):
@@ -198,11 +202,14 @@ def ask(asking: Asking, video: Video, networks: Networks) -> Any:
 
 
 def ask_all(askings: Sequence[tuple[Asking, Video]], networks: Networks) -> list:
-    """What comes of questions about videos, asked side by side.
+    """What several askings return that go on side by side.
+
+    Equal questions about one video are answered once, also where the askings are of different
+    dimensions. Rows of all videos go through a network together where their shapes agree.
 
     Args:
-      askings: with the videos that they are about.
-      networks: that they need.
+      askings: each with the video that it is about.
+      networks: that they ask.
 
     Returns:
       For each what it returns, or the ValueError that ended it.
@@ -441,3 +448,17 @@ _ALL = (
     Dimension("overall_consistency", _prompt, _VICLIP),
 )
 DIMENSIONS = {name: next(d for d in _ALL if d.name == name) for name in NAMES}
+
+
+def _stand_in(name: str) -> Dimension:
+    """A statistic without weights that is measured beside dimensions, and is none."""
+    run = jax.jit(STATISTICS[name])
+
+    def judge(video: Video, networks: Networks) -> Verdict:
+        value = float(run(video.frames.astype(np.float32)))
+        return Verdict({"video_results": value}, value, 1)
+
+    return Dimension(name, judge)
+
+
+STAND_INS = {name: _stand_in(name) for name in STATISTICS}
