@@ -85,6 +85,32 @@ def test_auto_takes_what_the_platform_has(inputs, monkeypatch):
     assert chosen("gpu", jnp.bfloat16) == "cudnn"
 
 
+def test_the_kernel_on_gpus_is_mapped_over_all_it_takes(inputs, monkeypatch):
+    """It cannot be over queries alone, as it would where siblings share keys, nor broadcast."""
+    mapped, shapes = [], []
+
+    @jax.custom_batching.custom_vmap
+    def kernel(q, k, v, mask):
+        shapes.append(mask.shape)
+        return attend(q, k, v, mask[:, 0])
+
+    @kernel.def_vmap
+    def over(size, batched, q, k, v, mask):
+        mapped.append(tuple(batched))
+        return jax.vmap(kernel.fun, (0, 0, 0, None))(q, k, v, mask), True
+
+    monkeypatch.setattr(
+        jax.nn, "dot_product_attention", lambda q, k, v, mask, implementation: kernel(q, k, v, mask)
+    )
+    q, k, v = inputs
+    mask = history_mask()[:1, :1]  # of all queries alike
+    queries = jnp.stack([q, 2 * q])
+    found = jax.vmap(lambda q: attend(q, k, v, mask, implementation="cudnn"))(queries)
+    assert mapped == [(True, True, True, False)] and set(shapes) == {(1, 1, 150, 200)}
+    for own, q in zip(found, queries, strict=True):
+        np.testing.assert_allclose(own, attend(q, k, v, mask), rtol=1e-5, atol=1e-5)
+
+
 def test_a_config_chooses_the_attention():
     generator = open_generator("pyramid_flow", attention="splash")
     assert generator.config.transformer.attention == "splash"

@@ -122,9 +122,8 @@ def attend(
         return _attend_in_blocks(q, k, v, mask)
     if isinstance(mask, TokenMask):
         mask = mask.pairs()
-    if implementation != "xla":
-        mask = None if mask is None else mask[:, None]
-        return jax.nn.dot_product_attention(q, k, v, mask=mask, implementation=implementation)
+    if implementation == "cudnn":
+        return _attend_cudnn(q, k, v, mask)
     q = q * q.shape[-1] ** -0.5
     logits = jnp.einsum("bqnd,bknd->bnqk", q, k, preferred_element_type=jnp.float32)
     if mask is not None:
@@ -187,6 +186,16 @@ def _divided() -> dict[str, int]:
     mesh = jax.sharding.get_abstract_mesh()
     kinds = zip(mesh.axis_names, mesh.axis_types, strict=True)
     return {name: mesh.shape[name] for name, kind in kinds if kind == AxisType.Auto}
+
+
+def _attend_cudnn(q: Array, k: Array, v: Array, mask: Array | None) -> Array:
+    """By a kernel that takes whole masks, and maps over queries, keys and values alike or not."""
+    if mask is not None:
+        mask = jnp.broadcast_to(mask, (mask.shape[0], q.shape[1], k.shape[1]))[:, None]
+    # A choice between equals, which the compiler drops: these are mapped over what queries are.
+    some = q.ravel()[0] > 0
+    k, v = (jax.lax.select(some, x, x) for x in (k, v))
+    return jax.nn.dot_product_attention(q, k, v, mask=mask, implementation="cudnn")
 
 
 def _attend_splash(q: Array, k: Array, v: Array, mask: Mask) -> Array:
