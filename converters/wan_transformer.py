@@ -2,12 +2,7 @@
 
 import numpy as np
 
-from converters.core import AS_IS, LINEAR
-
-
-def patch_kernel(weight: np.ndarray) -> np.ndarray:
-    """A convolution of 1 x p x p patches as a linear layer, [D, C, 1, p, p] -> [p*p*C, D]."""
-    return weight[:, :, 0].transpose(2, 3, 1, 0).reshape(-1, weight.shape[0])
+from converters.core import AS_IS, LINEAR, patch_kernel
 
 
 def squeeze(table: np.ndarray) -> np.ndarray:

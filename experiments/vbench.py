@@ -24,6 +24,9 @@ Quality, Semantic and Total. With RAFT, temporal flickering reads the still ones
 Dynamic degree (network raft) and motion smoothness (amt) need sides of at least 128 pixels: with a
 smaller video among the files they are not computed, and the table says so.
 
+Files are read once and judged in groups: the frames of several go through a network together, and
+what two dimensions want to know of a file is computed once.
+
 Detections of objects and captions are recorded by other programs; see
 `tts_jax.evaluation.vbench.recorded` for the file that --detections names.
 

@@ -8,6 +8,7 @@ import functools
 from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,11 +20,37 @@ from tts_jax.nn.sequence import head_axes, over_heads
 IMPLEMENTATIONS = ("auto", "xla", "blocks", "cudnn", "splash")
 BLOCK = 512  # queries of a block
 LONG = 4096
-# Queries and keys that the kernel on TPU works on at once, and the fewest for which it is chosen.
+# The most queries and keys that the kernel on TPU works on at once, and what they are multiples of.
+# It is chosen for `LANES` queries and `TILE_K` keys or more.
 TILE_Q, TILE_K, LANES = 512, 1024, 128
 MODEL = "model"  # the mesh axis over which heads are divided
 
 _PLATFORM: ContextVar[str | None] = ContextVar("platform", default=None)
+
+
+class TokenMask(NamedTuple):
+    """A mask by tokens instead of pairs: queries see the keys of their group, up to a last one.
+
+    The TPU's kernel makes it as it goes; a mask of pairs it would have to read.
+
+    Attributes:
+      ends: how many of the first keys a query may attend to, [L_q] int32; None for all.
+      query_groups, key_groups: [B, L_q] and [B, L_k], bool or non-negative int32.
+    """
+
+    ends: Array | None
+    query_groups: Array
+    key_groups: Array
+
+    def pairs(self) -> Array:
+        """The mask of every query and key, bool [B, L_q, L_k]."""
+        same = self.query_groups[:, :, None] == self.key_groups[:, None, :]
+        if self.ends is None:
+            return same
+        return same & (jnp.arange(self.key_groups.shape[1]) < self.ends[:, None])
+
+
+Mask = Array | TokenMask | None
 
 
 @contextlib.contextmanager
@@ -54,7 +81,12 @@ def check(implementation: str) -> None:
 
 @jax.named_scope("attention")
 def attend(
-    q: Array, k: Array, v: Array, mask: Array | None = None, *, implementation: str = "xla"
+    q: Array,
+    k: Array,
+    v: Array,
+    mask: Mask = None,
+    *,
+    implementation: str = "xla",
 ) -> Array:
     """Attention of every query over the keys that its mask allows.
 
@@ -63,13 +95,14 @@ def attend(
       k: keys, [B, L_k, N, K].
       v: values, [B, L_k, N, K].
       mask: bool, broadcastable to [B, L_q, L_k], True where the query may attend to the key. A
-        row without any True gives the mean of the values, not NaN.
+        row without any True gives the mean of the values, not NaN. Or a `TokenMask`, of which such
+        a row gives some mean.
       implementation: one of `IMPLEMENTATIONS`: "xla" (softmax in float32), "blocks" (the same, some
         queries at a time, so that the logits of long sequences fit into memory), "cudnn" (fused,
         GPU, 16-bit inputs only), "splash" (fused, a Pallas kernel for TPU; slowly interpreted
         elsewhere), or "auto": a fused one where there is one for the platform, 16-bit inputs and,
-        on TPU, `TILE_K` queries and keys or more; otherwise "blocks" where there are more than
-        `LONG` queries and "xla" where there are not.
+        on TPU, `LANES` queries and `TILE_K` keys or more; otherwise "blocks" where there are more
+        than `LONG` queries and "xla" where there are not.
 
     Returns:
       [B, L_q, N, K] in the dtype of `v`.
@@ -87,9 +120,10 @@ def attend(
         return _attend_splash(q, k, v, mask)
     if implementation == "blocks":
         return _attend_in_blocks(q, k, v, mask)
-    if implementation != "xla":
-        mask = None if mask is None else mask[:, None]
-        return jax.nn.dot_product_attention(q, k, v, mask=mask, implementation=implementation)
+    if isinstance(mask, TokenMask):
+        mask = mask.pairs()
+    if implementation == "cudnn":
+        return _attend_cudnn(q, k, v, mask)
     q = q * q.shape[-1] ** -0.5
     logits = jnp.einsum("bqnd,bknd->bnqk", q, k, preferred_element_type=jnp.float32)
     if mask is not None:
@@ -141,7 +175,7 @@ def _choose(q: Array, k: Array) -> str:
     if q.dtype.itemsize == 2:
         if _platform() == "gpu":
             return "cudnn"
-        if _platform() == "tpu" and min(q.shape[1], k.shape[1]) >= TILE_K:
+        if _platform() == "tpu" and q.shape[1] >= LANES and k.shape[1] >= TILE_K:
             if q.shape[2] % _divided().get(MODEL, 1) == 0:
                 return "splash"
     return "blocks" if q.shape[1] > LONG else "xla"
@@ -154,12 +188,22 @@ def _divided() -> dict[str, int]:
     return {name: mesh.shape[name] for name, kind in kinds if kind == AxisType.Auto}
 
 
-def _attend_splash(q: Array, k: Array, v: Array, mask: Array | None) -> Array:
+def _attend_cudnn(q: Array, k: Array, v: Array, mask: Array | None) -> Array:
+    """By a kernel that takes whole masks, and maps over queries, keys and values alike or not."""
+    if mask is not None:
+        mask = jnp.broadcast_to(mask, (mask.shape[0], q.shape[1], k.shape[1]))[:, None]
+    # A choice between equals, which the compiler drops: these are mapped over what queries are.
+    some = q.ravel()[0] > 0
+    k, v = (jax.lax.select(some, x, x) for x in (k, v))
+    return jax.nn.dot_product_attention(q, k, v, mask=mask, implementation="cudnn")
+
+
+def _attend_splash(q: Array, k: Array, v: Array, mask: Mask) -> Array:
     """By a kernel that the compiler cannot divide: where it divides heads, each device has its own.
 
     Over other axes that are left to the compiler every device does the same.
     """
-    if mask is not None:
+    if isinstance(mask, Array):
         mask = jnp.broadcast_to(mask, (mask.shape[0], q.shape[1], k.shape[1]))
     axes = _divided()
     if not axes:
@@ -175,11 +219,23 @@ def _attend_splash(q: Array, k: Array, v: Array, mask: Array | None) -> Array:
     return own(q, k, v, mask)
 
 
-def _splash(q: Array, k: Array, v: Array, mask: Array | None) -> Array:
+def _tile(length: int, most: int) -> int:
+    """Tokens of a tile: of the larger ones those that leave the least of the last tile empty."""
+    if length <= most:
+        return -(-length // LANES) * LANES
+    sizes = range(most, max(most * 3 // 4, LANES) - 1, -LANES)
+    return min(sizes, key=lambda size: -(-length // size) * size)
+
+
+def _see_before(ends: Array, keys: Array) -> Array:
+    return keys < ends
+
+
+def _splash(q: Array, k: Array, v: Array, mask: Mask) -> Array:
     from jax.experimental.pallas.ops.tpu import splash_attention as splash
 
     queries, keys = q.shape[1], k.shape[1]
-    tiles = [min(t, -(-n // LANES) * LANES) for t, n in ((TILE_Q, queries), (TILE_K, keys))]
+    tiles = [_tile(n, most) for n, most in ((queries, TILE_Q), (keys, TILE_K))]
     rows, columns = (-(-n // t) * t for n, t in zip((queries, keys), tiles, strict=True))
 
     def tokens_last_but_one(x, length):
@@ -187,11 +243,13 @@ def _splash(q: Array, k: Array, v: Array, mask: Array | None) -> Array:
         return x.swapaxes(1, 2)
 
     args = [
-        tokens_last_but_one(q * q.shape[-1] ** -0.5, rows),
+        tokens_last_but_one(q, rows) * q.shape[-1] ** -0.5,
         tokens_last_but_one(k, columns),
         tokens_last_but_one(v, columns),
     ]
-    sizes = splash.BlockSizes(block_q=tiles[0], block_kv=tiles[1])
+    # Tokens last is also how the compiler lays out what comes before: see `Linear.to_heads`.
+    layouts = dict.fromkeys(("q_layout", "k_layout", "v_layout"), splash.QKVLayout.SEQ_MINOR)
+    sizes = splash.BlockSizes(block_q=tiles[0], block_kv=tiles[1], **layouts)
     options = dict(block_sizes=sizes, head_shards=1, q_seq_shards=1, interpret=_platform() != "tpu")
     # On TPU the kernel has one precision for 16-bit products, whatever is asked of others.
     precision = "default" if q.dtype.itemsize == 2 else None
@@ -200,13 +258,28 @@ def _splash(q: Array, k: Array, v: Array, mask: Array | None) -> Array:
         with jax.default_matmul_precision(precision or jax.config.jax_default_matmul_precision):
             return kernel(*args)
 
-    if mask is None:
+    if not isinstance(mask, Array):
         whole = splash.MultiHeadMask([splash.FullMask((rows, columns))] * q.shape[2])
         kernel, segments = splash.make_splash_mha(whole, **options), None
-        if columns > keys:  # what fills the last tile belongs to another segment
-            other = (jnp.arange(columns) >= keys).astype(jnp.int32)
-            segments = splash.SegmentIds(jnp.zeros(rows, jnp.int32), other)
-        out = jax.vmap(lambda q, k, v: run(kernel, q, k, v, segments))(*args)
+        if mask is not None and mask.ends is not None:
+            ends = jnp.pad(mask.ends.astype(jnp.int32), (0, rows - queries))
+            kernel.fwd_mask_info = kernel.fwd_mask_info._replace(q_sequence=ends)
+            kernel.kwargs["mask_function"] = _see_before
+        if mask is None and columns > keys:
+            mask = TokenMask(None, jnp.zeros((1, queries)), jnp.zeros((1, keys)))
+        if mask is not None:  # what fills the last tile belongs to another segment
+            groups = zip((mask.query_groups, mask.key_groups), (rows, columns), strict=True)
+            segments = splash.SegmentIds(
+                *(
+                    jnp.pad(
+                        jnp.broadcast_to(own.astype(jnp.int32), (len(q), own.shape[1])),
+                        [(0, 0), (0, length - own.shape[1])],
+                        constant_values=-1,
+                    )
+                    for own, length in groups
+                )
+            )
+        out = jax.vmap(lambda q, k, v, own: run(kernel, q, k, v, own))(*args, segments)
         return out.swapaxes(1, 2)[:, :queries].astype(v.dtype)
     padded = jnp.pad(mask, [(0, 0), (0, rows - queries), (0, columns - keys)])
 
@@ -225,7 +298,7 @@ def _splash(q: Array, k: Array, v: Array, mask: Array | None) -> Array:
     return jnp.where(mask.any(-1)[..., None, None], out, mean)
 
 
-def _attend_in_blocks(q: Array, k: Array, v: Array, mask: Array | None) -> Array:
+def _attend_in_blocks(q: Array, k: Array, v: Array, mask: Mask) -> Array:
     length = q.shape[1]
     count = -(-length // BLOCK)
     padding = count * BLOCK - length
@@ -236,6 +309,14 @@ def _attend_in_blocks(q: Array, k: Array, v: Array, mask: Array | None) -> Array
 
     if mask is None:
         out = jax.lax.map(lambda q: attend(q, k, v), split(q))
+    elif isinstance(mask, TokenMask):
+        ends = None if mask.ends is None else split(mask.ends[None])[:, 0]
+
+        def attend_own(block):
+            q, ends, groups = block
+            return attend(q, k, v, TokenMask(ends, groups, mask.key_groups))
+
+        out = jax.lax.map(attend_own, (split(q), ends, split(mask.query_groups)))
     else:
         mask = jnp.broadcast_to(mask, (q.shape[0], length, k.shape[1]))
         out = jax.lax.map(lambda block: attend(block[0], k, v, block[1]), (split(q), split(mask)))

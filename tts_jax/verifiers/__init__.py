@@ -8,6 +8,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from tts_jax import precision
 from tts_jax.checkpoints import ORBAX, CheckpointError, load_parts, parse, save_safetensors
 from tts_jax.language.clip_text import TextConfig
 from tts_jax.language.published import open_published
@@ -54,6 +55,7 @@ def load_verifier(
     texts: Path | str | None = None,
     options: Mapping[str, Any] | None = None,
     place: Callable[[dict], dict] = dict,
+    weights: str = precision.STORED,
 ) -> tuple[Verifier, dict]:
     """A verifier and its parameters.
 
@@ -67,14 +69,17 @@ def load_verifier(
       options: a judge's, instead of those in that file; the `fps` of a dimension of VBench.
       place: gives abstract parameters the shardings with which those of a converted checkpoint are
         read; by default they are read onto one device.
+      weights: the type in which parameters are held, see `tts_jax.precision`; dimensions of VBench
+        keep their own, with which they are defined.
 
     Returns:
-      The verifier and its nested parameter dictionary: float32, or for judges as stored.
+      The verifier and its nested parameter dictionary: by default float32, or for judges as stored.
 
     Raises:
-      ValueError: unknown name, or texts or options for what is no judge.
+      ValueError: unknown name or type, or texts or options for what is no judge.
       CheckpointError: the folder does not hold this verifier, or another shape of it.
     """
+    precision.check(weights)
     verifier = open_verifier(name, checkpoint, texts, options)
     if name.startswith(VBENCH):
         return verifier, verifier.params
@@ -82,10 +87,10 @@ def load_verifier(
         return verifier, {}
     folder, like = Path(checkpoint or EMBEDDED), verifier.abstract_params
     if name == "aesthetic":
-        return verifier, load_parts(folder, place(like))
+        return verifier, load_parts(folder, place(like), weights=weights)
     part = "clip" if name == "clip_score" else name
     dtype = jnp.float32 if name in TRAINED else None
-    return verifier, load_parts(folder, place({part: like}), dtype)[part]
+    return verifier, load_parts(folder, place({part: like}), dtype, weights)[part]
 
 
 def open_verifier(

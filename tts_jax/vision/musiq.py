@@ -22,6 +22,7 @@ from jax import Array
 from tts_jax.nn.conv import GroupNorm
 from tts_jax.nn.encoder import EncoderConfig, run, stack
 from tts_jax.vision.preprocess import cubic_weights
+from tts_jax.vision.resize import neighbour_means
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,8 +189,11 @@ class MUSIQ(nnx.Module):
         sizes = [*(size_at(height, width, side) for side in config.sides), (height, width)]
         patches, positions, scales = [], [], []
         for scale, (rows, columns) in enumerate(sizes):
-            down, across = cubic_weights(height, rows), cubic_weights(width, columns)
-            seen = x if scale == len(config.sides) else _resize(x, down, across)
+            seen = x
+            if scale < len(config.sides):
+                seen = neighbour_means(seen, cubic_weights(height, rows), 1)
+                seen = jax.lax.optimization_barrier(seen)  # the next pass reads it several times
+                seen = neighbour_means(seen, cubic_weights(width, columns), 2)
             patches.append(cut(seen, config.patch))
             counts = (-(-n // config.patch) for n in (rows, columns))
             positions.append(hashed_positions(*counts, config.grid))
@@ -217,8 +221,3 @@ class MUSIQ(nnx.Module):
         first = jnp.broadcast_to(self.class_token[...], (batch, 1, self.config.width))
         x = run(self.blocks, jnp.concatenate([first, x], axis=1))
         return self.head(self.norm(x[:, 0]))[:, 0]
-
-
-def _resize(x: Array, down: np.ndarray, across: np.ndarray) -> Array:
-    x = jnp.einsum("oh,bhwc->bowc", down, x)
-    return jnp.einsum("ow,bhwc->bhoc", across, x)

@@ -150,6 +150,13 @@ def test_a_network_gets_its_rows_in_calls_of_one_shape():
     assert shapes == [(4, 2), (4, 2)]
 
 
+def test_calls_are_about_even_so_that_few_rows_are_filled_up():
+    for count, rows in ((24, [12, 12]), (17, [12, 12]), (33, [12, 12, 12]), (16, [16])):
+        spy = Spy()
+        assert len(spy.networks["musiq"](np.zeros((count, 2, 2, 3)))) == count
+        assert spy.rows["musiq"] == rows
+
+
 def test_what_is_no_number_is_refused():
     nets = {"musiq": Network(lambda frames: np.full(len(frames), np.nan))}
     with pytest.raises(ValueError, match="clip: imaging_quality is not a number"):

@@ -50,8 +50,8 @@ class Network:
     Attributes:
       call: see `NETWORKS`; arrays are float32.
       size: side of a square input, or the shorter side of DINO's.
-      at_once: rows, such as frames or pairs, in one call; the last call is filled up, so that
-        shapes stay.
+      at_once: most rows, such as frames or pairs, in one call; calls are about even, and the last
+        is filled up, so that there are few shapes.
       labels: classes of a classifier.
       pixels: most of an array in one call, if that is fewer rows; one row may have more.
     """
@@ -67,6 +67,8 @@ class Network:
         most = self.at_once
         if self.pixels is not None:
             most = max(1, min(most, self.pixels // math.prod(arrays[0].shape[1:3])))
+        if (calls := -(-len(arrays[0]) // most)) > 1:  # as even as multiples of four make it
+            most = min(most, -(-len(arrays[0]) // (4 * calls)) * 4)
         found = []
         for start in range(0, len(arrays[0]), most):
             parts = [np.asarray(x[start : start + most]) for x in arrays]
@@ -188,10 +190,10 @@ class Dimension:
 
 
 def ask(asking: Asking, video: Video, networks: Networks) -> Any:
-    """What comes of questions about one video.
+    """What one asking about one video returns; see `ask_all`.
 
     Raises:
-      ValueError: they do, or a network refuses the video.
+      ValueError: the asking does, or a network or the preparation of its input.
     """
     (found,) = ask_all([(asking, video)], networks)
     if isinstance(found, ValueError):
@@ -200,11 +202,14 @@ def ask(asking: Asking, video: Video, networks: Networks) -> Any:
 
 
 def ask_all(askings: Sequence[tuple[Asking, Video]], networks: Networks) -> list:
-    """What comes of questions about videos, asked side by side.
+    """What several askings return that go on side by side.
+
+    Equal questions about one video are answered once, also where the askings are of different
+    dimensions. Rows of all videos go through a network together where their shapes agree.
 
     Args:
-      askings: with the videos that they are about.
-      networks: that they need.
+      askings: each with the video that it is about.
+      networks: that they ask.
 
     Returns:
       For each what it returns, or the ValueError that ended it.

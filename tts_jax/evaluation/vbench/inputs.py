@@ -13,7 +13,7 @@ from jax import Array
 
 from tts_jax.verifiers.viclip import middle_frames
 from tts_jax.vision.preprocess import CLIP_MEAN, CLIP_STD, cubic_weights
-from tts_jax.vision.resize import normalise_levels, resize_matrix
+from tts_jax.vision.resize import neighbour_means, normalise_levels, resize_matrix
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -28,28 +28,6 @@ def fit_shorter(height: int, width: int, size: int) -> tuple[int, int]:
 def _centre(x: Array, size: int) -> Array:
     top, left = (round((n - size) / 2) for n in x.shape[-3:-1])
     return x[..., top : top + size, left : left + size, :]
-
-
-def _along(x: Array, weights: np.ndarray, axis: int) -> Array:
-    """Weighted means along an axis, one neighbour after the other.
-
-    A row has few weights, so that on the host this is many times faster than the product with the
-    whole matrix.
-
-    Args:
-      x: any array.
-      weights: [size_out, size_in], the ones that are not zero side by side.
-      axis: of x, that has size_in.
-    """
-    used = weights != 0
-    first, last = used.argmax(1), weights.shape[1] - used[:, ::-1].argmax(1)
-    taps = int((last - first).max())
-    first = np.minimum(first, weights.shape[1] - taps)
-    shape = [-1 if i == axis % x.ndim else 1 for i in range(x.ndim)]
-    return sum(
-        jnp.take(x, first + tap, axis) * weights[np.arange(len(first)), first + tap].reshape(shape)
-        for tap in range(taps)
-    )
 
 
 @functools.partial(jax.jit, static_argnames=("size", "kernel", "antialias", "quantise"))
@@ -74,7 +52,7 @@ def _resize(
                 weights = cubic_weights(x.shape[axis], wanted)
             else:
                 weights = resize_matrix(x.shape[axis], wanted, kernel, antialias)
-            x = _along(x, weights, axis)
+            x = neighbour_means(x, weights, axis)
             x = jnp.clip(jnp.floor(x + 0.5), 0, 255) if quantise else x
             x = jax.lax.optimization_barrier(x)  # or the first pass is repeated for every neighbour
     return x

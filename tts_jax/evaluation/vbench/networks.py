@@ -9,7 +9,6 @@ from pathlib import Path
 
 import jax
 from flax import nnx
-from jax import Array
 
 from tts_jax.checkpoints import abstract_params, load_parts
 from tts_jax.evaluation.vbench.dimensions import Network
@@ -33,6 +32,16 @@ PUBLISHED = {
     "umt": UMTConfig.umt_l16_k400(),
     "viclip": ViCLIPConfig.viclip_l14().vision,
 }
+
+
+ALONE = {  # the part of a folder that holds nothing else, and its module
+    "amt": ("amt_s", AMT),
+    "dino": ("dino_vitb16", DINO),
+    "musiq": ("musiq_spaq", MUSIQ),
+    "raft": ("raft_things", RAFT),
+    "umt": ("umt_l16_k400", UMT),
+}
+FLOW_PIXELS = 1 << 18  # of a frame in one call, whose correlations grow with the square of it
 
 
 def _published(name: str, folder: Path, found: VisionConfig) -> VisionConfig:
@@ -73,33 +82,33 @@ def _aesthetic(folder: Path) -> dict[str, Network]:
     return {"aesthetic": Network(lambda x: predict(params, x), vision.size)}
 
 
-def _alone(name: str, part: str, model: type, folder: Path) -> Callable[..., Array]:
+def _alone(name: str, folder: Path, **settings) -> dict[str, Network]:
     """A network of the published size from a folder that has it alone."""
+    part, model = ALONE[name]
     graph, like = abstract_params(model, PUBLISHED[name])
     params = load_parts(folder, {part: like})[part]
     run = jax.jit(lambda params, *arrays: nnx.merge(graph, params)(*arrays))
-    return lambda *arrays: run(params, *arrays)
+    return {name: Network(lambda *arrays: run(params, *arrays), **settings)}
 
 
 def _amt(folder: Path) -> dict[str, Network]:
     """A folder with AMT-S."""
-    return {"amt": Network(_alone("amt", "amt_s", AMT, folder), at_once=1)}
+    return _alone("amt", folder, pixels=FLOW_PIXELS)
 
 
 def _dino(folder: Path) -> dict[str, Network]:
     """A folder with DINO."""
-    run = _alone("dino", "dino_vitb16", DINO, folder)
-    return {"dino": Network(run, PUBLISHED["dino"].size)}
+    return _alone("dino", folder, size=PUBLISHED["dino"].size)
 
 
 def _musiq(folder: Path) -> dict[str, Network]:
     """A folder with MUSIQ."""
-    return {"musiq": Network(_alone("musiq", "musiq_spaq", MUSIQ, folder), at_once=4)}
+    return _alone("musiq", folder, at_once=4)
 
 
 def _raft(folder: Path) -> dict[str, Network]:
     """A folder with RAFT."""
-    return {"raft": Network(_alone("raft", "raft_things", RAFT, folder), at_once=1)}
+    return _alone("raft", folder, pixels=FLOW_PIXELS)
 
 
 def _umt(folder: Path) -> dict[str, Network]:
@@ -114,8 +123,7 @@ def _umt(folder: Path) -> dict[str, Network]:
     config = PUBLISHED["umt"]
     if len(labels) != config.classes:
         raise ValueError(f"{path} has {len(labels)} names for {config.classes} classes")
-    run = _alone("umt", "umt_l16_k400", UMT, folder)
-    return {"umt": Network(run, config.size, 1, tuple(labels))}
+    return _alone("umt", folder, size=config.size, at_once=1, labels=tuple(labels))
 
 
 LOADERS: dict[str, Callable[[Path], dict[str, Network]]] = {
