@@ -280,7 +280,8 @@ def open_models(config: Mapping, dtype) -> tuple[Generator, dict, Panel, dict[st
         for entry in map(_entry, config.verifiers):
             verifier, own = _open_verifier(entry, config, dtype)
             verifiers.append(verifier)
-            verifier_params[verifier.name] = precision.hold(own, weights)
+            held = weights if not verifier.name.startswith(VBENCH) else precision.STORED
+            verifier_params[verifier.name] = precision.hold(own, held)
         params = precision.hold(params, weights)
         return generator, params, _panel(config, verifiers), verifier_params
     except ValueError as error:

@@ -69,7 +69,8 @@ def load_verifier(
       options: a judge's, instead of those in that file; the `fps` of a dimension of VBench.
       place: gives abstract parameters the shardings with which those of a converted checkpoint are
         read; by default they are read onto one device.
-      weights: the type in which parameters are held, see `tts_jax.precision`.
+      weights: the type in which parameters are held, see `tts_jax.precision`; dimensions of VBench
+        keep their own, with which they are defined.
 
     Returns:
       The verifier and its nested parameter dictionary: by default float32, or for judges as stored.
