@@ -55,7 +55,9 @@ def get_config() -> ConfigDict:
                 keep=(3, 2, 2),
             ),
             budget=dict(nfe=0, flops=0.0, seconds=0.0),
-            mesh=dict(branch=0, model=1, sequence=1),
+            precision=dict(weights="stored"),  # or float32, bfloat16, int8
+            executables="",  # a folder of one's own: later starts compile and trace nothing
+            mesh=dict(branch=0, model=0, sequence=1),
             micro_batch=2,  # children of one parent, which share its past; of two, both are held
             video=dict(fps=16, size=0),
             seed=0,

@@ -66,7 +66,6 @@ def get_config(model: str = "pyramid_flow_flux_768p") -> ConfigDict:
         verifier(name, weight=1.0, checkpoint=f"checkpoints/{name}") for name in JUDGES
     )
     config.panel.aggregation = "rank"
-    config.mesh.model = 8  # the three judges are 52 GiB at bfloat16; a v5e has 16
     config.search = search("random_linear", branches=SAMPLES[-1])  # what a plan details
     searches = dict(random_linear=dict(preset="random_linear", budgets=SAMPLES))
     if (units := MODELS[model]) > 1:

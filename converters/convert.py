@@ -5,6 +5,7 @@ python -m converters.convert --model=NAME --src=DIR --dst=DIR [--dtype=bfloat16]
 DIR of --src is the published directory in the layout of diffusers or transformers: a folder with
 `config.json` and weights for every component of the model, safetensors or torch, in one file or in
 shards. Of a model with one component it may be that folder itself, or the path of its weights.
+Weights of torch may be a TorchScript archive, such as CLIP's own ViT-B-32.pt and ViT-L-14.pt.
 
 A model that is published as an adapter, or as a denoiser alone, takes the directory of the model
 that it adapts or was trained from as --base.

@@ -6,13 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from converters.components import Found, Gathered
-from converters.core import AS_IS, LINEAR
+from converters.core import AS_IS, LINEAR, patch_kernel
 from converters.sources import ConversionError, Source, read_json, scan
-
-
-def patch_kernel(weight: np.ndarray) -> np.ndarray:
-    """A convolution of 1 x p x p patches as a linear layer, [D, C, 1, p, p] -> [p*p*C, D]."""
-    return weight[:, :, 0].transpose(2, 3, 1, 0).reshape(-1, weight.shape[0])
 
 
 def squeeze(table: np.ndarray) -> np.ndarray:

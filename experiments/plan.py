@@ -11,7 +11,8 @@ device-seconds, for the configured search and for the best of N; of a config of 
 also what its grid takes in device-hours. The GPU column is no estimate of a
 compiler but a roofline: the data sheet's peak and bandwidth of an H100.
 
-Writes <output>/plan.json and plan.txt, if an output is given.
+Programs of full size take minutes each; every one that is compiled is told on stderr. Writes
+<output>/plan.json and plan.txt, if an output is given.
 """
 
 import datetime
@@ -33,9 +34,10 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments import cli
-from experiments.models import open_models
+from experiments.models import axes_of, open_models, weights_of
 from experiments.runs import to_json
-from experiments.sweep import LINEAR, read_panels, read_studies
+from experiments.sweep import LINEAR, read_panels, read_studies, read_weights
+from tts_jax import precision
 from tts_jax.media import write_bytes
 from tts_jax.parallel import BRANCH, make_mesh
 from tts_jax.planning import chips, executable
@@ -102,8 +104,9 @@ def make_plan(
     Returns:
       The plan as JSON has it; bytes and seconds.
     """
-    mesh = make_mesh(**config.mesh, devices=devices)
-    generator, params, panel, verifier_params = open_models(config, dtype)
+    opened = generator, params, panel, verifier_params = open_models(config, dtype)
+    mesh = make_mesh(**axes_of(config, opened, chip.memory, len(devices)), devices=devices)
+    weights = weights_of(config)
     sketch = Sketch(
         generator, params, panel, verifier_params, mesh=mesh, micro_batch=config.micro_batch
     )
@@ -144,7 +147,7 @@ def make_plan(
         | {"bandwidth": chip.bandwidth},
         "mesh": dict(mesh.shape),
         "chips": mesh.size,
-        "dtype": jnp.dtype(dtype).name,
+        "dtype": jnp.dtype(dtype).name if weights == precision.STORED else weights,
         "date": datetime.date.today().isoformat(),
         "versions": {name: _version(name) for name in ("tts_jax", "jax", "jaxlib", "libtpu")},
         "held": {"text": sketch.texts.held, "search": sketch.held},
@@ -156,7 +159,7 @@ def make_plan(
 
 def _grid(config: ConfigDict, sketch: Sketch, cost: Callable[[], dict]) -> dict:
     """What all searches of a sweep take of one prompt and seed, and of its whole grid."""
-    panels = read_panels(config.sweep.panels, sketch.search.panel)
+    panels = read_panels(read_weights(config.sweep.panels), sketch.search.panel)
     searches = {}
     for study in read_studies(config.sweep.searches, sketch.search.outline):
         linear = study.preset == LINEAR  # the largest N holds all others, for every panel
@@ -224,6 +227,8 @@ def _figures(program: Program, chip: Chip, on: int, held: int, *, compile_it: bo
                 "compiler_seconds": text.cycles / chip.clock + kernels + copies,
             }
         row["compile_seconds"] = time.perf_counter() - start
+        took = f"{row['compile_seconds']:.0f} s to compile"
+        print(f"{program.name}: {row['peak'] / GIB:.2f} GiB, {took}", file=sys.stderr, flush=True)
     row |= {
         "moved": moved,
         "roofline_seconds": chip.roofline(own, moved),

@@ -18,6 +18,7 @@ from tts_jax.generators.pyramid_flow.denoiser import Clip
 from tts_jax.parallel import (
     MeshError,
     branch_mesh,
+    devices_of_a_model,
     make_mesh,
     over_branches,
     place,
@@ -39,6 +40,19 @@ def test_a_mesh_has_the_devices_asked_for():
     assert make_mesh(0, 0, 3).shape == {"branch": count // 3, "model": 1, "sequence": 3}
     ids = np.vectorize(lambda device: device.id)(make_mesh(2, 2, 2).devices)
     np.testing.assert_array_equal(ids, np.arange(8).reshape(2, 2, 2))
+
+
+def test_parameters_are_divided_over_the_fewest_devices_that_leave_room():
+    for searching, loading, count in (
+        (8, 14, 1),  # half of the memory, and nine tenths
+        (9, 14, 2),
+        (8, 15, 2),
+        (33, 33, 8),
+        (1000, 1000, 16),  # none is enough
+    ):
+        assert devices_of_a_model(searching, loading, 16, 16) == count
+    assert devices_of_a_model(9, 9, 16, 1) == 1
+    assert devices_of_a_model(1000, 1000, 16, 12) == 4  # the rest would have no branches
 
 
 @pytest.mark.parametrize(

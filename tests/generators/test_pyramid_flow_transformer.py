@@ -234,9 +234,9 @@ def test_positions_and_masks_are_the_recorded_ones(reference):
         recorded = reference.middle(call, f"mask{call.entry}")
         if recorded is not None:
             names.add("mask")
-            own = layout.own_mask.shape[2] - layout.context_mask.shape[2]
-            context = np.pad(layout.context_mask, ((0, 0), (0, 0), (0, own)))
-            mask = np.concatenate([context, layout.own_mask], axis=1)
+            context, own = layout.context_mask.pairs(), layout.own_mask.pairs()
+            context = np.pad(context, ((0, 0), (0, 0), (0, own.shape[2] - context.shape[2])))
+            mask = np.concatenate([context, own], axis=1)
             np.testing.assert_array_equal(mask, recorded.astype(bool), err_msg=call.label)
     assert names == {"cos", "sin", "mask"}
 

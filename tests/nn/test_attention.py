@@ -7,7 +7,7 @@ import pytest
 
 from tts_jax.generators import open_generator
 from tts_jax.nn import attention
-from tts_jax.nn.attention import attend, attend_by_frames, attend_in_parts
+from tts_jax.nn.attention import TokenMask, attend, attend_by_frames, attend_in_parts
 from tts_jax.planning import chips
 
 
@@ -34,6 +34,41 @@ def test_the_kernel_is_attention(inputs, monkeypatch):
     for seen in (None, mask, mask[:1]):
         found = attend(*inputs, seen, implementation="splash")
         np.testing.assert_allclose(found, attend(*inputs, seen), rtol=1e-5, atol=1e-5)
+
+
+def token_mask(ends=True):
+    """Queries that see their own group, up to a last key; padding in front and in the middle."""
+    keys = jnp.arange(200)
+    groups = (keys >= jnp.array([[5], [30]])) & (keys // 20 != 4)
+    last = jnp.repeat(jnp.arange(1, 6) * 40, 30)
+    return TokenMask(last if ends else None, groups[:, 50:], groups)
+
+
+@pytest.mark.parametrize("implementation", ["xla", "blocks", "splash"])
+def test_a_mask_by_tokens_is_that_of_its_pairs(inputs, implementation, monkeypatch):
+    monkeypatch.setattr(attention, "TILE_Q", 128)
+    monkeypatch.setattr(attention, "TILE_K", 128)
+    monkeypatch.setattr(attention, "BLOCK", 64)
+    for mask in (token_mask(), token_mask(ends=False)):
+        pairs = mask.pairs()
+        assert pairs.any(-1).all() and 0.2 < pairs.mean() < 0.9
+        found = attend(*inputs, mask, implementation=implementation)
+        np.testing.assert_allclose(found, attend(*inputs, pairs), rtol=1e-5, atol=1e-5)
+
+
+def test_pairs_of_a_mask_by_tokens():
+    mask = TokenMask(jnp.array([1, 3]), jnp.array([[1, 2]]), jnp.array([[1, 2, 2]]))
+    assert mask.pairs().tolist() == [[[True, False, False], [False, True, True]]]
+
+
+def test_tiles_leave_little_of_the_last_one_empty():
+    assert [attention._tile(n, 1024) for n in (100, 1000, 17776, 15488, 2048)] == [
+        128,
+        1024,
+        896,
+        896,
+        1024,
+    ]
 
 
 def test_parts_of_keys_by_the_kernel_are_attention_over_all(inputs, monkeypatch):
@@ -96,6 +131,32 @@ def test_auto_takes_what_the_platform_has(inputs, monkeypatch):
     assert chosen("tpu", jnp.bfloat16, heads=4) == "xla"  # two heads for four devices
     assert chosen("tpu", jnp.float32) == chosen("cpu", jnp.bfloat16) == "xla"
     assert chosen("gpu", jnp.bfloat16) == "cudnn"
+
+
+def test_the_kernel_on_gpus_is_mapped_over_all_it_takes(inputs, monkeypatch):
+    """It cannot be over queries alone, as it would where siblings share keys, nor broadcast."""
+    mapped, shapes = [], []
+
+    @jax.custom_batching.custom_vmap
+    def kernel(q, k, v, mask):
+        shapes.append(mask.shape)
+        return attend(q, k, v, mask[:, 0])
+
+    @kernel.def_vmap
+    def over(size, batched, q, k, v, mask):
+        mapped.append(tuple(batched))
+        return jax.vmap(kernel.fun, (0, 0, 0, None))(q, k, v, mask), True
+
+    monkeypatch.setattr(
+        jax.nn, "dot_product_attention", lambda q, k, v, mask, implementation: kernel(q, k, v, mask)
+    )
+    q, k, v = inputs
+    mask = history_mask()[:1, :1]  # of all queries alike
+    queries = jnp.stack([q, 2 * q])
+    found = jax.vmap(lambda q: attend(q, k, v, mask, implementation="cudnn"))(queries)
+    assert mapped == [(True, True, True, False)] and set(shapes) == {(1, 1, 150, 200)}
+    for own, q in zip(found, queries, strict=True):
+        np.testing.assert_allclose(own, attend(q, k, v, mask), rtol=1e-5, atol=1e-5)
 
 
 def test_a_config_chooses_the_attention():

@@ -165,6 +165,53 @@ ENTRY %main (a: f32[8]) -> f32[8] {{
     assert (found.cycles, found.unestimated, found.moved) == (5 * 7, 5 * 64, 5 * 2 * 64)
 
 
+def test_collectives_count_where_they_are_fused_and_once_for_each_channel():
+    text = """
+%fused (p: f32[8]) -> f32[8] {
+  %p = f32[8]{0} parameter(0)
+  ROOT %r = f32[16]{0} all-gather(%p), channel_id=3, dimensions={0}
+}
+
+ENTRY %main (a: f32[8]) -> f32[8] {
+  %a = f32[8]{0} parameter(0)
+  %first = f32[16]{0} fusion(%a), kind=kCustom, calls=%fused
+  %second = f32[16]{0} fusion(%a), kind=kCustom, calls=%fused
+  %whole = f32[16]{0} all-gather(%a), channel_id=4, dimensions={0}
+  %s = f32[8]{0} all-reduce-start(%a), channel_id=5, to_apply=%add
+  ROOT %d = f32[8]{0} all-reduce-done(%s)
+}
+"""
+    assert executable.read(text).collectives == {"all-gather": 2 * 64, "all-reduce": 32}
+
+
+@pytest.mark.parametrize(
+    ("use", "shape", "read", "written"),
+    [("dynamic-slice(%c, %i)", "f32[1,4]", 4, 16), ("negate(%c)", "f32[6,4]", 24, 96)],
+)
+def test_a_layer_that_is_converted_and_sliced_moves_alone(use, shape, read, written):
+    text = f"""
+%inner (q: s8[6,4]) -> s8[6,4] {{
+  %q = s8[6,4]{{1,0}} parameter(0)
+  ROOT %copied = s8[6,4]{{1,0}} copy(%q)
+}}
+
+%outer (p: s8[6,4], i: s32[]) -> {shape} {{
+  %p = s8[6,4]{{1,0}} parameter(0)
+  %i = s32[]{{:S(1)}} parameter(1)
+  %l = s8[6,4]{{1,0}} fusion(%p), kind=kLoop, calls=%inner
+  %c = f32[6,4]{{1,0}} convert(%l)
+  ROOT %r = {shape}{{1,0}} {use}
+}}
+
+ENTRY %main (a: s8[6,4], i: s32[]) -> {shape} {{
+  %a = s8[6,4]{{1,0}} parameter(0)
+  %i = s32[]{{:S(1)}} parameter(1)
+  ROOT %f = {shape}{{1,0}} fusion(%a, %i), kind=kLoop, calls=%outer
+}}
+"""
+    assert executable.read(text).moved == read + written
+
+
 def test_bytes_of_shapes():
     assert executable.nbytes("bf16[2,3]{1,0:T(8,128)(2,1)}") == 12
     assert executable.nbytes("(f32[4]{0}, s4[3]{0:S(1)}, pred[])") == 17

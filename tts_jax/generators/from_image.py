@@ -39,7 +39,8 @@ class FromImage:
 
     The draw is the root's, so that all branches share it. Of the generator it needs, beside the
     protocol, `frame_size`, `encode_frames` and `begin_with_image`; and, if its settings may allow
-    no image, `refuses_image`, a sentence that says why, or nothing.
+    no image, `refuses_image`, a sentence that says why, or nothing. Where its `units_of_an_image`
+    is 0 the image is but the first frame of unit 0, the rest of which is searched.
     """
 
     def __init__(self, generator: Generator, image: np.ndarray):
@@ -57,7 +58,8 @@ class FromImage:
             raise ValueError(reason)
         shape = *generator.frame_size, 3
         image = np.asarray(image)
-        if len(generator.units) < 2:
+        done = getattr(generator, "units_of_an_image", 1)
+        if len(generator.units) <= done:
             raise ValueError("the generator makes one latent frame, which the image is already")
         if image.shape != shape:
             raise ValueError(f"the image is {image.shape}, the generator's frames are {shape}")
@@ -67,16 +69,13 @@ class FromImage:
             raise ValueError("the image is neither 8-bit nor in [0, 1]")
         self.generator = generator
         self.image = image.astype(np.float32)
-        self.units = generator.units[1:]
+        self.units = generator.units[done:]
+        self._done = sum(generator.units[:done])
         self.num_segments = sum(self.units)
 
     def __getattr__(self, name: str):
         """What does not depend on the segment is the generator's."""
         return getattr(self.generator, name)
-
-    @property
-    def _done(self) -> int:
-        return self.generator.units[0]
 
     @cached_property
     def _encode_image(self):

@@ -21,7 +21,7 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
-from tts_jax.nn.attention import attend
+from tts_jax.nn.attention import TokenMask, attend
 from tts_jax.nn.embeddings import frequencies, rotate_halves
 from tts_jax.nn.linear import Linear
 from tts_jax.nn.mlp import GatedMLP
@@ -306,7 +306,7 @@ class Decoder(nnx.Module):
     def logits(self, hidden: Array) -> Array:
         """Logits of the next token, [..., D] -> [..., V] float32."""
         if self.config.head == "tied":
-            return (hidden @ self.token.embedding.T).astype(jnp.float32)
+            return (hidden @ self.token.embedding[...].T).astype(jnp.float32)
         return self.head(hidden).astype(jnp.float32)
 
     def cache(self, rows: int, slots: int) -> Cache:
@@ -356,8 +356,10 @@ class Decoder(nnx.Module):
         start = jnp.int32(0) if cache is None else cache.length
         if cache is not None:
             places = jax.lax.dynamic_update_slice(cache.positions, places, (0, start))
-        order = jnp.arange(places.shape[1]) <= start + jnp.arange(length)[:, None]
-        own = order & (places >= 0)[:, None]
+        ends = start + jnp.arange(1, length + 1)
+        own = TokenMask(ends, jnp.ones_like(line, bool), places >= 0)
+        if prefix is not None or config.window is not None:
+            own = own.pairs()
         before = None if prefix is None else (prefix.positions >= 0)[:, None]
         near = None
         if config.window is not None:

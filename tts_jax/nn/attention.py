@@ -9,6 +9,7 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,11 +23,37 @@ IMPLEMENTATIONS = ("auto", "xla", "blocks", "cudnn", "splash")
 BLOCK = 512  # queries of a block
 BLOCK_LOGITS = 2**24  # of a block in `attend_in_parts`, which siblings multiply
 LONG = 4096
-# Queries and keys that the kernel on TPU works on at once, and the fewest for which it is chosen.
+# The most queries and keys that the kernel on TPU works on at once, and what they are multiples of.
+# It is chosen for `LANES` queries and `TILE_K` keys or more.
 TILE_Q, TILE_K, LANES = 512, 1024, 128
 MODEL = "model"  # the mesh axis over which heads are divided
 
 _PLATFORM: ContextVar[str | None] = ContextVar("platform", default=None)
+
+
+class TokenMask(NamedTuple):
+    """A mask by tokens instead of pairs: queries see the keys of their group, up to a last one.
+
+    The TPU's kernel makes it as it goes; a mask of pairs it would have to read.
+
+    Attributes:
+      ends: how many of the first keys a query may attend to, [L_q] int32; None for all.
+      query_groups, key_groups: [B, L_q] and [B, L_k], bool or non-negative int32.
+    """
+
+    ends: Array | None
+    query_groups: Array
+    key_groups: Array
+
+    def pairs(self) -> Array:
+        """The mask of every query and key, bool [B, L_q, L_k]."""
+        same = self.query_groups[:, :, None] == self.key_groups[:, None, :]
+        if self.ends is None:
+            return same
+        return same & (jnp.arange(self.key_groups.shape[1]) < self.ends[:, None])
+
+
+Mask = Array | TokenMask | None
 
 
 @contextlib.contextmanager
@@ -57,7 +84,12 @@ def check(implementation: str) -> None:
 
 @jax.named_scope("attention")
 def attend(
-    q: Array, k: Array, v: Array, mask: Array | None = None, *, implementation: str = "xla"
+    q: Array,
+    k: Array,
+    v: Array,
+    mask: Mask = None,
+    *,
+    implementation: str = "xla",
 ) -> Array:
     """Attention of every query over the keys that its mask allows.
 
@@ -66,13 +98,14 @@ def attend(
       k: keys, [B, L_k, N, K].
       v: values, [B, L_k, N, K].
       mask: bool, broadcastable to [B, L_q, L_k], True where the query may attend to the key. A
-        row without any True gives the mean of the values, not NaN.
+        row without any True gives the mean of the values, not NaN. Or a `TokenMask`, of which such
+        a row gives some mean.
       implementation: one of `IMPLEMENTATIONS`: "xla" (softmax in float32), "blocks" (the same, some
         queries at a time, so that the logits of long sequences fit into memory), "cudnn" (fused,
         GPU, 16-bit inputs only), "splash" (fused, a Pallas kernel for TPU; slowly interpreted
         elsewhere), or "auto": a fused one where there is one for the platform, 16-bit inputs and,
-        on TPU, `TILE_K` queries and keys or more; otherwise "blocks" where there are more than
-        `LONG` queries and "xla" where there are not.
+        on TPU, `LANES` queries and `TILE_K` keys or more; otherwise "blocks" where there are more
+        than `LONG` queries and "xla" where there are not.
 
     Returns:
       [B, L_q, N, K] in the dtype of `v`.
@@ -90,9 +123,10 @@ def attend(
         return _attend_splash(q, k, v, mask)
     if implementation == "blocks":
         return _attend_in_blocks(q, k, v, mask)
-    if implementation != "xla":
-        mask = None if mask is None else mask[:, None]
-        return jax.nn.dot_product_attention(q, k, v, mask=mask, implementation=implementation)
+    if isinstance(mask, TokenMask):
+        mask = mask.pairs()
+    if implementation == "cudnn":
+        return _attend_cudnn(q, k, v, mask)
     q = q * q.shape[-1] ** -0.5
     logits = jnp.einsum("bqnd,bknd->bnqk", q, k, preferred_element_type=jnp.float32)
     if mask is not None:
@@ -212,7 +246,7 @@ def _choose(q: Array, k: Array) -> str:
     if q.dtype.itemsize == 2:
         if _platform() == "gpu":
             return "cudnn"
-        if _platform() == "tpu" and min(q.shape[1], k.shape[1]) >= TILE_K:
+        if _platform() == "tpu" and q.shape[1] >= LANES and k.shape[1] >= TILE_K:
             if q.shape[2] % _divided().get(MODEL, 1) == 0:
                 return "splash"
     return "blocks" if q.shape[1] > LONG else "xla"
@@ -225,8 +259,18 @@ def _divided() -> dict[str, int]:
     return {name: mesh.shape[name] for name, kind in kinds if kind == AxisType.Auto}
 
 
-def _attend_splash(q: Array, k: Array, v: Array, mask: Array | None) -> Array:
+def _attend_cudnn(q: Array, k: Array, v: Array, mask: Array | None) -> Array:
+    """By a kernel that takes whole masks, and maps over queries, keys and values alike or not."""
     if mask is not None:
+        mask = jnp.broadcast_to(mask, (mask.shape[0], q.shape[1], k.shape[1]))[:, None]
+    # A choice between equals, which the compiler drops: these are mapped over what queries are.
+    some = q.ravel()[0] > 0
+    k, v = (jax.lax.select(some, x, x) for x in (k, v))
+    return jax.nn.dot_product_attention(q, k, v, mask=mask, implementation="cudnn")
+
+
+def _attend_splash(q: Array, k: Array, v: Array, mask: Mask) -> Array:
+    if isinstance(mask, Array):
         mask = jnp.broadcast_to(mask, (mask.shape[0], q.shape[1], k.shape[1]))
     return _with_heads_divided(_splash, q, k, v, mask)
 
@@ -236,7 +280,7 @@ def _attend_splash_part(q: Array, k: Array, v: Array, there: Array | None) -> tu
     return _with_heads_divided(_splash_part, q, k, v, there)
 
 
-def _with_heads_divided(kernel: Callable, q: Array, k: Array, v: Array, other: Array | None):
+def _with_heads_divided(kernel: Callable, q: Array, k: Array, v: Array, other: Mask):
     """Runs a kernel that the compiler cannot divide: each device has heads of its own.
 
     Over other axes that are left to the compiler every device does the same.
@@ -255,34 +299,47 @@ def _with_heads_divided(kernel: Callable, q: Array, k: Array, v: Array, other: A
     return own(q, k, v, other)
 
 
+def _tile(length: int, most: int) -> int:
+    """Tokens of a tile: of the larger ones those that leave the least of the last tile empty."""
+    if length <= most:
+        return -(-length // LANES) * LANES
+    sizes = range(most, max(most * 3 // 4, LANES) - 1, -LANES)
+    return min(sizes, key=lambda size: -(-length // size) * size)
+
+
+def _see_before(ends: Array, keys: Array) -> Array:
+    return keys < ends
+
+
 class _Kernel:
     """The kernel for some queries and keys: how they are cut into tiles, and what else it takes."""
 
     def __init__(self, queries: int, keys: int):
-        from jax.experimental.pallas.ops.tpu import splash_attention
+        from jax.experimental.pallas.ops.tpu import splash_attention as splash
 
-        self.splash = splash_attention
-        sizes = ((TILE_Q, queries), (TILE_K, keys))
-        tiles = [min(t, -(-n // LANES) * LANES) for t, n in sizes]
+        self.splash, self.queries, self.keys = splash, queries, keys
+        tiles = [_tile(n, most) for n, most in ((queries, TILE_Q), (keys, TILE_K))]
         self.rows, self.columns = (
             -(-n // t) * t for n, t in zip((queries, keys), tiles, strict=True)
         )
+        # Tokens last is also how the compiler lays out what comes before: see `Linear.to_heads`.
+        layouts = dict.fromkeys(("q_layout", "k_layout", "v_layout"), splash.QKVLayout.SEQ_MINOR)
         self.options = dict(
-            block_sizes=splash_attention.BlockSizes(block_q=tiles[0], block_kv=tiles[1]),
+            block_sizes=splash.BlockSizes(block_q=tiles[0], block_kv=tiles[1], **layouts),
             head_shards=1,
             q_seq_shards=1,
             interpret=_platform() != "tpu",
         )
 
     def arrays(self, q: Array, k: Array, v: Array) -> list[Array]:
-        """Scaled, filled up to whole tiles, tokens last but one: [B, N, L, K]."""
+        """Filled up to whole tiles, tokens last but one, queries scaled: [B, N, L, K]."""
 
         def tokens_last_but_one(x, length):
             x = jnp.pad(x, [(0, 0), (0, length - x.shape[1]), (0, 0), (0, 0)])
             return x.swapaxes(1, 2)
 
         return [
-            tokens_last_but_one(q * q.shape[-1] ** -0.5, self.rows),
+            tokens_last_but_one(q, self.rows) * q.shape[-1] ** -0.5,
             tokens_last_but_one(k, self.columns),
             tokens_last_but_one(v, self.columns),
         ]
@@ -293,14 +350,23 @@ class _Kernel:
         mask = self.splash.MultiHeadMask([full] * heads)
         return self.splash.make_splash_mha(mask, **self.options, **options)
 
-    def segments(self, keys: int, there: Array | None):
-        """Puts what is not there, and what fills the last tile, in another segment."""
-        if there is None and self.columns == keys:
-            return None
-        absent = jnp.arange(self.columns) >= keys
-        if there is not None:
-            absent |= jnp.pad(~there, (0, self.columns - keys))
-        return self.splash.SegmentIds(jnp.zeros(self.rows, jnp.int32), absent.astype(jnp.int32))
+    def segments(self, batch: int, mask: TokenMask | None):
+        """Groups of queries and keys; what fills the last tile is in a group of its own."""
+        if mask is None:
+            if self.columns == self.keys:
+                return None
+            mask = TokenMask(None, jnp.zeros((1, self.queries)), jnp.zeros((1, self.keys)))
+        groups = zip((mask.query_groups, mask.key_groups), (self.rows, self.columns), strict=True)
+        return self.splash.SegmentIds(
+            *(
+                jnp.pad(
+                    jnp.broadcast_to(own.astype(jnp.int32), (batch, own.shape[1])),
+                    [(0, 0), (0, length - own.shape[1])],
+                    constant_values=-1,
+                )
+                for own, length in groups
+            )
+        )
 
 
 def _run(kernel: Callable, *args):
@@ -311,22 +377,25 @@ def _run(kernel: Callable, *args):
 
 
 def _splash_part(q: Array, k: Array, v: Array, there: Array | None) -> tuple[Array, Array]:
-    queries, keys = q.shape[1], k.shape[1]
-    tiled = _Kernel(queries, keys)
+    tiled = _Kernel(q.shape[1], k.shape[1])
     kernel = tiled.unmasked(q.shape[2], save_residuals=True)
-    segments = tiled.segments(keys, there)
-    args = tiled.arrays(q, k, v)
-    out, (logs,) = jax.vmap(lambda q, k, v: _run(kernel, q, k, v, segments))(*args)
-    return out.swapaxes(1, 2)[:, :queries].astype(v.dtype), logs.swapaxes(1, 2)[:, :queries]
+    mask = None if there is None else TokenMask(None, jnp.ones((1, q.shape[1]), bool), there[None])
+    run = jax.vmap(partial(_run, kernel))
+    out, (logs,) = run(*tiled.arrays(q, k, v), tiled.segments(len(q), mask))
+    return out.swapaxes(1, 2)[:, : q.shape[1]].astype(v.dtype), logs.swapaxes(1, 2)[:, : q.shape[1]]
 
 
-def _splash(q: Array, k: Array, v: Array, mask: Array | None) -> Array:
+def _splash(q: Array, k: Array, v: Array, mask: Mask) -> Array:
     queries, keys = q.shape[1], k.shape[1]
     tiled = _Kernel(queries, keys)
     args = tiled.arrays(q, k, v)
-    if mask is None:
-        kernel, segments = tiled.unmasked(q.shape[2]), tiled.segments(keys, None)
-        out = jax.vmap(lambda q, k, v: _run(kernel, q, k, v, segments))(*args)
+    if not isinstance(mask, Array):
+        kernel = tiled.unmasked(q.shape[2])
+        if mask is not None and mask.ends is not None:
+            ends = jnp.pad(mask.ends.astype(jnp.int32), (0, tiled.rows - queries))
+            kernel.fwd_mask_info = kernel.fwd_mask_info._replace(q_sequence=ends)
+            kernel.kwargs["mask_function"] = _see_before
+        out = jax.vmap(partial(_run, kernel))(*args, tiled.segments(len(q), mask))
         return out.swapaxes(1, 2)[:, :queries].astype(v.dtype)
     padded = jnp.pad(mask, [(0, 0), (0, tiled.rows - queries), (0, tiled.columns - keys)])
 
@@ -345,7 +414,7 @@ def _splash(q: Array, k: Array, v: Array, mask: Array | None) -> Array:
     return jnp.where(mask.any(-1)[..., None, None], out, mean)
 
 
-def _attend_in_blocks(q: Array, k: Array, v: Array, mask: Array | None) -> Array:
+def _attend_in_blocks(q: Array, k: Array, v: Array, mask: Mask) -> Array:
     if mask is None:
         return _in_blocks(q, BLOCK, lambda block: attend(block, k, v))
     length = q.shape[1]
@@ -356,6 +425,15 @@ def _attend_in_blocks(q: Array, k: Array, v: Array, mask: Array | None) -> Array
         x = jnp.pad(x, [(0, 0), (0, padding)] + [(0, 0)] * (x.ndim - 2))
         return x.reshape(x.shape[0], count, BLOCK, *x.shape[2:]).swapaxes(0, 1)
 
-    mask = jnp.broadcast_to(mask, (q.shape[0], length, k.shape[1]))
-    out = jax.lax.map(lambda block: attend(block[0], k, v, block[1]), (split(q), split(mask)))
+    if isinstance(mask, TokenMask):
+        ends = None if mask.ends is None else split(mask.ends[None])[:, 0]
+
+        def attend_own(block):
+            q, ends, groups = block
+            return attend(q, k, v, TokenMask(ends, groups, mask.key_groups))
+
+        out = jax.lax.map(attend_own, (split(q), ends, split(mask.query_groups)))
+    else:
+        mask = jnp.broadcast_to(mask, (q.shape[0], length, k.shape[1]))
+        out = jax.lax.map(lambda block: attend(block[0], k, v, block[1]), (split(q), split(mask)))
     return out.swapaxes(0, 1).reshape(q.shape[0], -1, *out.shape[3:])[:, :length]

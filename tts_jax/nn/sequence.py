@@ -9,6 +9,7 @@ B batch  L tokens  N heads  K head size  D width.
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 from jax import Array
@@ -39,14 +40,14 @@ def head_axes(heads: int) -> tuple[str, ...]:
 
 
 def over_heads(
-    attend: Callable, q: Array, k: Array, v: Array, mask: Array | None, axes: tuple[str, ...]
+    attend: Callable, q: Array, k: Array, v: Array, mask: Any, axes: tuple[str, ...]
 ) -> Array:
     """Attention with each device at some heads of all tokens; its result is divided by tokens.
 
     Args:
       attend: attention of any heads, of queries, keys, values and mask.
       q, k, v: [B, L_q, N, K], [B, L_k, N, K], [B, L_k, N, K].
-      mask: broadcastable to [B, L_q, L_k], or None.
+      mask: as `attend` takes it; every device has all of it.
       axes: from `head_axes`.
 
     Returns:

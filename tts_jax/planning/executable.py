@@ -4,6 +4,7 @@ XLA's cost analysis counts the body of a loop once. The text of a compiled progr
 compiler's estimate for every instruction and how often every loop runs; both are multiplied here.
 """
 
+import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%([\w.\-]+) = (.*)$")
 _OPCODE = re.compile(r"\s([a-z][\w\-]*)\(")
 _OPERAND = re.compile(r"%([\w.\-]+)")
 _CONSTANT = re.compile(r"\bs32\[\].* constant\((\d+)\)")
+_CHANNEL = re.compile(r"\bchannel_id=(\d+)")
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 _NO_ESTIMATE = 2**63 - 1  # what the compiler writes where it has none
 
@@ -215,17 +217,30 @@ class Text:
 
     @cached_property
     def collectives(self) -> dict[str, float]:
-        """Bytes that each kind of collective gives, on each chip."""
-        found = {}
-        for kind in COLLECTIVES:
-            total = self._sum(
-                lambda name, i, kind=kind: (
-                    self._result(name, i, anywhere=True) if i.collective == kind else 0
-                )
-            )
-            if total:
-                found[kind] = total
+        """Bytes that each kind of collective gives, on each chip.
+
+        Also of those that the compiler has fused with other work; the pieces of one that it has
+        spread over several fusions have one channel.
+        """
+        found: dict[str, float] = {}
+        for name, times in self.runs.items():
+            channels = {}
+            for where, instruction in self._with_fused(name):
+                if instruction.collective:
+                    channel = _CHANNEL.search(instruction.line)
+                    channels[channel[1] if channel else instruction.name] = where, instruction
+            for where, instruction in channels.values():
+                given = times * self._result(where, instruction, anywhere=True)
+                found[instruction.collective] = found.get(instruction.collective, 0) + given
         return found
+
+    def _with_fused(self, name: str) -> Iterator[tuple[str, Instruction]]:
+        """Instructions of a computation and of the fusions in it, with the computations' names."""
+        for instruction in self.computations.get(name, {}).values():
+            yield name, instruction
+            if instruction.opcode == "fusion":
+                for called in instruction.called("calls"):
+                    yield from self._with_fused(called)
 
     def _moved(self, name: str, instruction: Instruction) -> float:
         """Bytes that one instruction reads and writes."""
@@ -257,11 +272,23 @@ class Text:
             ),
             None,
         )
-        uses = [(i, n) for i in body.values() for n, o in enumerate(i.operands) if o == inner]
-        sliced = [i.opcode in ("dynamic-slice", "fusion", "dynamic-update-slice") for i, _ in uses]
-        if not uses or not all(sliced) or not nbytes(shape):
-            return nbytes(shape)
-        return min(nbytes(shape), sum(self._read(i, n, shape) for i, n in uses))
+        return nbytes(shape) * self._share(body, inner) if nbytes(shape) else 0
+
+    def _share(self, body: dict[str, Instruction], name: str | None) -> float:
+        """Which share of an array inside a fusion is needed: what is converted or laid out anew,
+        and then sliced, is so for the slice alone."""
+        uses = [(i, n) for i in body.values() for n, o in enumerate(i.operands) if o == name]
+        if not uses:
+            return 1
+        whole, needed = nbytes(body[name].shape, anywhere=True), 0.0
+        for instruction, place in uses:
+            read = 1.0
+            if instruction.opcode in ("dynamic-slice", "fusion", "dynamic-update-slice"):
+                read = self._read(instruction, place, body[name].shape) / max(whole, 1)
+            if read >= 1 and _count(instruction.shape) == _count(body[name].shape):
+                read = self._share(body, instruction.name)
+            needed += read
+        return min(1.0, needed)
 
     def _written(self, name: str, instruction: Instruction) -> float:
         """Bytes of the result that are written: an update in place writes its slice."""
@@ -276,9 +303,12 @@ class Text:
         return self._result(name, instruction)
 
     def _result(self, name: str, instruction: Instruction, *, anywhere: bool = False) -> float:
-        """Bytes of a result; what begins an asynchronous move has its operands in there, too."""
+        """Bytes of a result; what begins an asynchronous move has its operands in there, too.
+
+        All but "all-reduce-start", which gives what "all-reduce" does.
+        """
         whole = nbytes(instruction.shape, anywhere=anywhere)
-        if instruction.opcode.endswith("-start"):
+        if instruction.opcode.endswith("-start") and instruction.collective != "all-reduce":
             table = self.computations[name]
             given = [table[o].shape for o in instruction.operands if o in table]
             whole -= sum(nbytes(shape, anywhere=anywhere) for shape in given)
@@ -296,6 +326,12 @@ def nbytes(shape: str, *, anywhere: bool = False) -> float:
             count *= int(size)
         total += count * _itemsize(kind)
     return total
+
+
+def _count(shape: str) -> int:
+    """Numbers in all arrays of a shape's text."""
+    sizes = [re.findall(r"\d+", found) for _, found, _ in _ARRAY.findall(shape)]
+    return sum(math.prod(map(int, own)) for own in sizes)
 
 
 def _itemsize(kind: str) -> float:

@@ -22,6 +22,7 @@ from tts_jax.parallel import (
     place,
 )
 from tts_jax.search import expansion
+from tts_jax.search.executables import Executables
 from tts_jax.search.expansion import Layout
 from tts_jax.search.programs import Programs
 from tts_jax.search.rounds import Outline, SearchConfigError
@@ -59,6 +60,7 @@ class Models:
         micro_batch: int = 0,
         exact: bool | None = None,
         conditions: Mapping[tuple[str, str], Encoded] = types.MappingProxyType({}),
+        executables: Executables | None = None,
     ):
         """Brings the parameters to the devices.
 
@@ -74,6 +76,7 @@ class Models:
           exact: each device works on one branch at a time, which is slower; None: on CPU alone,
             where the mesh divides branches only.
           conditions: of prompts that are encoded already, see `encode_prompts`.
+          executables: of an earlier process, which are run instead of compiling.
 
         Raises:
           SearchConfigError: a negative micro-batch, or exact with divided parameters or sequences.
@@ -95,7 +98,7 @@ class Models:
         self.verifier_params = place(
             {v.name: verifier_params[v.name] for v in panel.verifiers}, self.mesh
         )
-        self.programs = Programs()
+        self.programs = Programs(executables)
         self.judges = _judges(panel)
         self.conditions = conditions
         self._micro_batch, self._exact = micro_batch, exact

@@ -25,7 +25,7 @@ from tts_jax.generators.causal_wan.sampler import (
     start_past,
 )
 from tts_jax.generators.protocol import Look, Params
-from tts_jax.generators.wan.parts import Parts, PartsConfig
+from tts_jax.generators.wan.parts import WanParts, WanPartsConfig
 from tts_jax.generators.wan.transformer import TransformerConfig
 from tts_jax.generators.wan.vae import VAEConfig
 from tts_jax.language.t5 import T5Config
@@ -38,7 +38,7 @@ NOISE_TAG = 0xFFFFFFFF
 
 
 @dataclass(frozen=True, kw_only=True)
-class CausalWanConfig(PartsConfig):
+class CausalWanConfig(WanPartsConfig):
     """The parts of a generator."""
 
     sampler: SamplerConfig
@@ -83,7 +83,7 @@ class Branch:
     latents: Array
 
 
-class CausalWan(Parts):
+class CausalWan(WanParts):
     """The generator protocol over causal Wan; see `tts_jax.generators.protocol.Generator`."""
 
     name = "causal_wan"

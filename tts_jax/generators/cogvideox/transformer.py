@@ -18,8 +18,8 @@ from flax import nnx
 from jax import Array
 
 from tts_jax.nn.attention import attend
-from tts_jax.nn.embeddings import frequencies, rotate_pairs, timestep_sinusoid
-from tts_jax.nn.linear import Linear
+from tts_jax.nn.embeddings import frequencies, rotate_halves, timestep_sinusoid
+from tts_jax.nn.linear import Linear, evens_first
 from tts_jax.nn.mlp import FeedForward
 from tts_jax.nn.norms import LayerNorm
 from tts_jax.nn.sequence import by_sequence
@@ -258,13 +258,14 @@ class JointNorm(ModulatedNorm):
         Returns:
           [B, L, D] in the dtype of `x`, and the gate of every token, [B, L, D] float32.
         """
-        shift, scale, gate, *of_text = self.modulation(temb)
-        text_shift, text_scale, text_gate = of_text
-        text, video = jnp.split(self.norm(x), [length], axis=1)
-        text = text * (1 + text_scale) + text_shift
-        video = video * (1 + scale) + shift
-        gates = [jnp.broadcast_to(g, y.shape) for g, y in ((text_gate, text), (gate, video))]
-        return jnp.concatenate([text, video], 1).astype(x.dtype), jnp.concatenate(gates, 1)
+        values = self.modulation(temb)
+        # Chosen for every token; split and joined, all of them would be copied.
+        is_text = (jnp.arange(x.shape[1]) < length)[:, None]
+        shift, scale, gate = (
+            jnp.where(is_text, text, video)
+            for video, text in zip(values[:3], values[3:], strict=True)
+        )
+        return (self.norm(x) * (1 + scale) + shift).astype(x.dtype), gate
 
 
 class Attention(nnx.Module):
@@ -284,14 +285,16 @@ class Attention(nnx.Module):
     @jax.named_scope("attention")
     def __call__(self, x: Array, rope: tuple[Array, Array] | None) -> Array:
         """[B, L, D] -> [B, L, D]; `rope` is cosines and sines [L, K/2], or None."""
-        q, k, v = (
-            layer(x).reshape(*x.shape[:2], *self.heads) for layer in (self.q, self.k, self.v)
-        )
-        q, k = self.q_norm(q), self.k_norm(k)
+        layers = self.q, self.k, self.q_norm, self.k_norm
         if rope is not None:
-            q, k = rotate_pairs(q, *rope), rotate_pairs(k, *rope)
+            layers = (evens_first(layer, self.heads[1]) for layer in layers)
+        to_q, to_k, q_norm, k_norm = layers
+        q, k, v = (layer.to_heads(x, self.heads) for layer in (to_q, to_k, self.v))
+        q, k = q_norm(q), k_norm(k)
+        if rope is not None:
+            q, k = rotate_halves(q, *rope), rotate_halves(k, *rope)
         q, k = q.astype(v.dtype), k.astype(v.dtype)
-        return self.out(attend(q, k, v, implementation=self.implementation).reshape(x.shape))
+        return self.out.from_heads(attend(q, k, v, implementation=self.implementation))
 
 
 class Block(nnx.Module):

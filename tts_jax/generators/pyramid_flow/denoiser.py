@@ -20,9 +20,9 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
-from tts_jax.nn.attention import attend
-from tts_jax.nn.embeddings import frequencies, rotate_pairs, timestep_sinusoid
-from tts_jax.nn.linear import Linear
+from tts_jax.nn.attention import TokenMask, attend
+from tts_jax.nn.embeddings import frequencies, rotate_halves, timestep_sinusoid
+from tts_jax.nn.linear import Linear, evens_first
 from tts_jax.nn.norms import RMSNorm, layer_norm
 from tts_jax.nn.sequence import by_sequence
 
@@ -85,15 +85,15 @@ class Layout(NamedTuple):
     Attributes:
       context_rope: angles of text and history tokens.
       own_rope: angles of the noisy clip's tokens.
-      context_mask: bool [B, L_context, L_context], or [B, L_context, L_context + L_own] for a first
-        frame, the only one that the text can see before it is clean.
-      own_mask: bool [B, L_own, L_context + L_own].
+      context_mask: of the context's queries and its keys, or all keys for a first frame, the only
+        one that the text can see before it is clean.
+      own_mask: of the noisy clip's queries and all keys.
     """
 
     context_rope: Rope
     own_rope: Rope
-    context_mask: Array
-    own_mask: Array
+    context_mask: TokenMask
+    own_mask: TokenMask
 
     def history_rope(self, length: int) -> Rope:
         """Angles of the history's tokens, which follow `length` tokens of text."""
@@ -158,6 +158,32 @@ def clip_rope(
     return Rope(over_tokens(jnp.cos, np.cos), over_tokens(jnp.sin, np.sin))
 
 
+class Frames(NamedTuple):
+    """Frames in the order of their tokens; text is one of them.
+
+    Attributes:
+      times: [F], never decreasing; may be traced. A frame of padding has that of the frame before.
+      tokens: of each frame, F of them.
+    """
+
+    times: Array
+    tokens: tuple[int, ...]
+
+    def then(self, times: Array, valid: Array, tokens: int) -> "Frames":
+        """With frames of so many tokens after these."""
+        times = jnp.where(valid, jnp.asarray(times, jnp.float32), -jnp.inf)
+        joined = jax.lax.cummax(jnp.concatenate([self.times, times]))
+        return Frames(joined, (*self.tokens, *[tokens] * times.shape[0]))
+
+    def ends(self, keys: "Frames") -> Array:
+        """How many tokens of other frames are not later than each token of these, [L] int32."""
+        earlier = self.times[:, None] >= keys.times
+        count = jnp.where(earlier, np.array(keys.tokens, np.int32), 0).sum(1, dtype=jnp.int32)
+        return jnp.repeat(
+            count, np.array(self.tokens, np.int32), total_repeat_length=sum(self.tokens)
+        )
+
+
 def make_layout(
     own_shape: Sequence[int],
     times: Array,
@@ -181,34 +207,29 @@ def make_layout(
     own_grid = token_grid(own_shape)
     half = config.head_size // 2
     ropes = [Rope(jnp.ones((length, half)), jnp.zeros((length, half)))]
-    token_times = [jnp.zeros(length)]
+    frames = Frames(jnp.zeros(1), (length,))
     valid = [text_mask.astype(bool)]
     for clip in history:
         grid = token_grid(clip.latents.shape)
-        tokens = math.prod(grid)
         ropes.append(clip_rope(clip.times, grid, own_grid, config.rope_axes))
-        token_times.append(jnp.repeat(jnp.asarray(clip.times, jnp.float32), tokens))
-        frames = jnp.repeat(jnp.asarray(clip.valid, bool), tokens)
-        valid.append(jnp.broadcast_to(frames, (batch, frames.shape[0])))
+        frames = frames.then(clip.times, clip.valid, math.prod(grid))
+        own = jnp.repeat(jnp.asarray(clip.valid, bool), math.prod(grid))
+        valid.append(jnp.broadcast_to(own, (batch, own.shape[0])))
     context_rope = Rope(*(jnp.concatenate(parts) for parts in zip(*ropes, strict=True)))
-    context_time = jnp.concatenate(token_times)
     context_valid = jnp.concatenate(valid, axis=1)
 
-    own_time = jnp.repeat(jnp.asarray(times, jnp.float32), own_grid[0] * own_grid[1])
-    own_valid = jnp.ones((batch, own_time.shape[0]), bool)
-    joint_time = jnp.concatenate([context_time, own_time])
-    joint_valid = jnp.concatenate([context_valid, own_valid], axis=1)
-
-    def visible(query_time, query_valid, key_time, key_valid):
-        causal = query_time[:, None] >= key_time[None, :]
-        return causal & (query_valid[:, :, None] == key_valid[:, None, :])
-
-    seen = (context_time, context_valid) if history else (joint_time, joint_valid)
+    own_frames = Frames(jnp.zeros(0), ()).then(times, True, math.prod(own_grid))
+    all_frames = frames.then(times, True, math.prod(own_grid))
+    own_valid = jnp.ones((batch, sum(own_frames.tokens)), bool)
+    all_valid = jnp.concatenate([context_valid, own_valid], axis=1)
+    seen = (frames, context_valid) if history else (all_frames, all_valid)
+    # a lone frame is later than all others
+    ends = own_frames.ends(all_frames) if len(own_frames.tokens) > 1 else None
     return Layout(
         context_rope=context_rope,
         own_rope=clip_rope(times, own_grid, own_grid, config.rope_axes),
-        context_mask=visible(context_time, context_valid, *seen),
-        own_mask=visible(own_time, own_valid, joint_time, joint_valid),
+        context_mask=TokenMask(frames.ends(seen[0]), context_valid, seen[1]),
+        own_mask=TokenMask(ends, own_valid, all_valid),
     )
 
 
@@ -218,10 +239,10 @@ def attend_from_own(
     """Attention of the own tokens to all tokens; arguments as for `attend_causally`.
 
     Returns:
-      Heads of the own tokens, [B, L_own, D].
+      Heads of the own tokens, [B, L_own, N, K].
     """
     joint = [jnp.concatenate(pair, axis=1) for pair in zip(context[1:], own[1:], strict=True)]
-    return _join(attend(own[0], *joint, layout.own_mask, implementation=implementation))
+    return attend(own[0], *joint, layout.own_mask, implementation=implementation)
 
 
 def attend_causally(
@@ -236,17 +257,13 @@ def attend_causally(
       implementation: name of the attention.
 
     Returns:
-      Heads of the context, [B, L_context, D], and of the own tokens, [B, L_own, D].
+      Heads of the context, [B, L_context, N, K], and of the own tokens, [B, L_own, N, K].
     """
     seen = context[1:]
-    if layout.context_mask.shape[2] > context[1].shape[1]:
+    if layout.context_mask.key_groups.shape[1] > context[1].shape[1]:
         seen = [jnp.concatenate(pair, axis=1) for pair in zip(seen, own[1:], strict=True)]
     heads = attend(context[0], *seen, layout.context_mask, implementation=implementation)
-    return _join(heads), attend_from_own(context, own, layout, implementation)
-
-
-def _join(heads: Array) -> Array:
-    return heads.reshape(*heads.shape[:2], heads.shape[2] * heads.shape[3])
+    return heads, attend_from_own(context, own, layout, implementation)
 
 
 @jax.named_scope("norm")
@@ -302,13 +319,16 @@ class Projection(nnx.Module):
 
     @jax.named_scope("attention")
     def __call__(self, x: Array, rope: Rope | None) -> tuple[Array, Array, Array]:
-        """[B, L, D] -> three arrays [B, L, N, K]; `rope` None leaves the tokens unrotated."""
-        q, k, v = (
-            layer(x).reshape(*x.shape[:2], *self.heads) for layer in (self.q, self.k, self.v)
-        )
-        q, k = self.q_norm(q), self.k_norm(k)
+        """[B, L, D] -> three arrays [B, L, N, K]; `rope` None leaves the tokens unrotated.
+
+        Channels of queries and keys stand in the order of `evens_first`.
+        """
+        layers = self.q, self.k, self.q_norm, self.k_norm
+        to_q, to_k, q_norm, k_norm = (evens_first(layer, self.heads[1]) for layer in layers)
+        q, k, v = (layer.to_heads(x, self.heads) for layer in (to_q, to_k, self.v))
+        q, k = q_norm(q), k_norm(k)
         if rope is not None:
-            q, k = rotate_pairs(q, *rope), rotate_pairs(k, *rope)
+            q, k = rotate_halves(q, *rope), rotate_halves(k, *rope)
         return q, k, v
 
 
@@ -323,10 +343,10 @@ class Stream(nnx.Module):
         self.mlp = MLP((width, config.mlp_ratio * width, width), jax.nn.gelu, rngs=rngs)
 
     def update(self, x: Array, heads: Array, modulation: Sequence[Array]) -> Array:
-        """Adds the attention's output and the feed-forward layer's to the tokens."""
+        """Adds the attention's output, of heads [B, L, N, K], and the feed-forward layer's."""
         _, _, gate, mlp_shift, mlp_scale, mlp_gate = modulation
         with jax.named_scope("attention"):
-            x = gated(x, gate, self.out(heads))
+            x = gated(x, gate, self.out.from_heads(heads))
         return gated(x, mlp_gate, self.mlp(modulate(x, mlp_shift, mlp_scale)))
 
 

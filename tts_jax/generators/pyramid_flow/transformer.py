@@ -117,7 +117,7 @@ class SingleBlock(nnx.Module):
         )
         with jax.named_scope("mlp"):
             return tuple(
-                gated(x, gate, self.out(jnp.concatenate([h, jax.nn.gelu(self.mlp(u))], axis=-1)))
+                gated(x, gate, self.out.from_heads(h, jax.nn.gelu(self.mlp(u))))
                 for x, u, h in zip((context, own), (context_in, own_in), heads, strict=True)
             )
 

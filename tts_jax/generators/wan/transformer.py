@@ -23,9 +23,10 @@ from tts_jax.nn.attention import attend, attend_by_frames, attend_in_parts
 from tts_jax.nn.embeddings import frequencies, rotate_pairs, timestep_sinusoid
 from tts_jax.nn.linear import Linear
 from tts_jax.nn.mlp import FeedForward
-from tts_jax.nn.norms import LayerNorm, RMSNorm, layer_norm
+from tts_jax.nn.norms import LayerNorm, RMSNorm
 from tts_jax.nn.sequence import by_sequence
 from tts_jax.nn.stack import stacked
+from tts_jax.nn.video_tokens import gated, modulate, patchify, unpatchify
 
 POSITIONS = 1024  # of an axis
 
@@ -246,32 +247,6 @@ def rotary_tables(
         return jnp.concatenate(wide, axis=-1).reshape(-1, config.head_size // 2)
 
     return Rope(table(np.cos), table(np.sin))
-
-
-def patchify(latents: Array, patch: int) -> Array:
-    """Tokens of p x p latents, channel fastest: [B, F, H, W, C] -> [B, F*P, p*p*C]."""
-    b, f, h, w, c = latents.shape
-    patches = latents.reshape(b, f, h // patch, patch, w // patch, patch, c)
-    return patches.transpose(0, 1, 2, 4, 3, 5, 6).reshape(b, -1, patch * patch * c)
-
-
-def unpatchify(tokens: Array, grid: tuple[int, int, int], patch: int) -> Array:
-    """The inverse of `patchify` for a grid of frames, token rows and token columns."""
-    b, (f, h, w) = tokens.shape[0], grid
-    patches = tokens.reshape(b, f, h, w, patch, patch, -1)
-    return patches.transpose(0, 1, 2, 4, 3, 5, 6).reshape(b, f, h * patch, w * patch, -1)
-
-
-def modulate(x: Array, shift: Array, scale: Array, epsilon: float) -> Array:
-    """Layer norm of tokens [B, L, D], scaled and shifted by their frame's [B, F, D]."""
-    y = layer_norm(x, epsilon).reshape(x.shape[0], shift.shape[1], -1, x.shape[-1])
-    return (y * (1 + scale[:, :, None]) + shift[:, :, None]).reshape(x.shape).astype(x.dtype)
-
-
-def gated(x: Array, gate: Array) -> Array:
-    """Tokens [B, L, D] times their frame's gate [B, F, D]."""
-    y = x.reshape(x.shape[0], gate.shape[1], -1, x.shape[-1])
-    return (y * gate[:, :, None]).reshape(x.shape).astype(x.dtype)
 
 
 class Attention(nnx.Module):
