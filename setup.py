@@ -33,6 +33,10 @@ TENSORBOARD = "tensorboardX>=2.6"  # writes its files with no TensorFlow
 # costs jax a second at the start, unless JAX_PLATFORMS=cpu is set.
 COMPILER = "libtpu==0.0.42.*"
 
+# Arrays of integers with scales, and their rounding; names its own releases alpha, so not a newer
+# series unseen.
+INT8 = "qwix>=0.1.8,<0.2"
+
 setup(
     name="tts_jax",
     version="0.1.0",
@@ -52,6 +56,7 @@ setup(
             "pytest-xdist>=3.7",  # two processes, see pyproject.toml
             "hypothesis>=6.100",
             "ruff>=0.9",
+            INT8,
             "selenium>=4.30",  # drives Chromium through the pages
             TENSORBOARD,
             "sentencepiece>=0.2",  # the original of T5's tokenizer
@@ -61,6 +66,7 @@ setup(
         ],
         "converters": [TORCH],
         "tensorboard": [TENSORBOARD, "tensorboard>=2.18"],  # the latter to look with
+        "int8": [INT8],
         "plan": [COMPILER],
         "cuda": ["jax[cuda13]>=0.10.2"],
         "tpu": ["jax[tpu]>=0.10.2"],

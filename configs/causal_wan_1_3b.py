@@ -35,6 +35,9 @@ def get_config() -> ConfigDict:
                 window=0,  # latent frames that a chunk sees, its own included; 0 for all
                 sink=0,
                 segment="chunk",  # or step
+                # The first frame, a picture; needs first_alone, and frames=85, say: 22 latent ones,
+                # of which those after the first are chunks.
+                image="",
                 tiled=False,  # True: less memory to decode, slightly other pixels
             ),
             verifiers=(
@@ -52,8 +55,10 @@ def get_config() -> ConfigDict:
                 keep=(3, 2, 2),
             ),
             budget=dict(nfe=0, flops=0.0, seconds=0.0),
+            precision=dict(weights="stored"),  # or float32, bfloat16, int8
+            executables="",  # a folder of one's own: later starts compile and trace nothing
             mesh=dict(branch=0, model=0, sequence=1),
-            micro_batch=1,
+            micro_batch=2,  # children of one parent, which share its past; of two, both are held
             video=dict(fps=16, size=0),
             seed=0,
         )

@@ -91,6 +91,12 @@ def get_config() -> ConfigDict:
             ),
             # For a prompt, 0: no limit. Denoiser calls; operations and running time of everything.
             budget=dict(nfe=0, flops=0.0, seconds=0.0),
+            # The type of every network's parameters in memory: as "stored" (here float32), float32,
+            # bfloat16, or int8 with a scale for every output.
+            precision=dict(weights="stored"),
+            # A folder of one's own where compiled programs are kept, so that later starts with the
+            # same models, shapes and devices neither compile nor trace them; "" for none.
+            executables="",
             # Devices that share the branches (0: all there are), the parameters of every network
             # (0: the fewest that hold them and leave a search room), and the tokens of long
             # sequences.

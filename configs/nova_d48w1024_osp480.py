@@ -53,6 +53,8 @@ def get_config() -> ConfigDict:
             stage_prompts=dict(source="prompt", path="", model="", cache=""),
             search=search("video_t1", cap=3),
             budget=dict(nfe=0, flops=0.0, seconds=0.0),
+            precision=dict(weights="stored"),  # or float32, bfloat16, int8
+            executables="",  # a folder of one's own: later starts compile and trace nothing
             mesh=dict(branch=0, model=0, sequence=1),
             micro_batch=1,
             video=dict(fps=12, size=0),

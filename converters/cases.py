@@ -26,8 +26,10 @@ from converters.registry import COMPONENTS
 from converters.sources import ConversionError, refuse
 from tts_jax.checkpoints import unflatten
 from tts_jax.generators.cogvideox import vae as cogvideox
+from tts_jax.generators.latte.vae import FrameVAE
 from tts_jax.generators.nova import vae as nova_vae
 from tts_jax.generators.nova.transformer import patchify
+from tts_jax.generators.open_sora.vae import OpenSoraVAE
 from tts_jax.generators.pyramid_flow.denoiser import Clip
 from tts_jax.generators.pyramid_flow.vae import (
     CausalVideoVAE,
@@ -255,6 +257,36 @@ def cogvideox_vae_outputs(run: Run, tensors: Tensors) -> Iterator[Output]:
             yield _within(call + suffix, found, channels_last(wanted))
 
 
+def latte_outputs(run: Run, tensors: Tensors) -> Iterator[Output]:
+    """Calls of Latte's denoiser, whose clips are recorded as [B, C, T, H, W]; all of a text counts.
+
+    The output has the noise first and what is learned of its variance second.
+    """
+    for call, wanted in _calls(tensors, ".out"):
+        clip, text, time = (
+            tensors[f"{call}.in.{n}"]
+            for n in ("hidden_states", "encoder_hidden_states", "timestep")
+        )
+        found = run(lambda model, *xs: model(*xs), channels_last(clip), text, time)
+        yield _within(f"{call}.out", np.concatenate(found, axis=-1), channels_last(wanted))
+
+
+def frame_vae_outputs(run: Run, tensors: Tensors) -> Iterator[Output]:
+    """Calls of Stable Diffusion's autoencoder, of images; its log-variances come clamped."""
+
+    def frames(x: np.ndarray) -> np.ndarray:
+        return channels_last(x)[:, None]
+
+    for call, wanted in _calls(tensors, ".moments"):
+        found = run(FrameVAE.encode, frames(tensors[f"{call}.in"]))
+        mean, logvar = np.split(found, 2, axis=-1)
+        found = np.concatenate([mean, np.clip(logvar, -30, 20)], axis=-1)
+        yield _within(f"{call}.moments", found, frames(wanted))
+    for call, wanted in _calls(tensors, ".out"):
+        found = run(FrameVAE.decode, frames(tensors[f"{call}.in"]))
+        yield _within(f"{call}.out", found, frames(wanted))
+
+
 def wan_outputs(run: Run, tensors: Tensors) -> Iterator[Output]:
     """Calls of Wan's denoiser, whose clips are recorded as [B, C, T, H, W]."""
     for call, wanted in _calls(tensors, ".out"):
@@ -266,10 +298,29 @@ def wan_outputs(run: Run, tensors: Tensors) -> Iterator[Output]:
         yield _within(f"{call}.out", found, channels_last(wanted))
 
 
+def causal_wan_outputs(run: Run, tensors: Tensors) -> Iterator[Output]:
+    """Calls of causal Wan's denoiser on all frames under a mask, in the order [B, C, T, H, W]."""
+    for call, mask in _calls(tensors, ".frame_mask"):
+        clip, time = channels_last(tensors["x"]), tensors["t"]
+        wanted, frames = channels_last(tensors[f"{call}.out"]), clip.shape[1]
+        positions = np.arange(frames)
+        if len(mask) > frames:  # clean frames before them, read at a time of their own
+            before = tensors["aug_t"] if call.endswith("_aug") else np.zeros_like(time)
+            clip = np.concatenate([channels_last(tensors["clean_x"]), clip], axis=1)
+            time, positions = np.concatenate([before, time], axis=1), np.tile(positions, 2)
+
+        def function(model, *inputs, mask=mask, positions=positions):
+            return model(*inputs, frame_mask=mask.astype(bool), positions=positions)
+
+        found = run(function, clip, tensors["context"], time)
+        yield _within(f"{call}.out", found[:, -frames:], wanted)
+
+
 def wan_vae_outputs(run: Run, tensors: Tensors) -> Iterator[Output]:
     """Calls of Wan's VAE; those with "tiled" in their name are tiled."""
     for call, wanted in _calls(tensors, ".moments"):
-        found = run(wan.CausalVideoVAE.encode, channels_last(tensors[f"{call}.in"]))
+        method = "encode_tiled" if "tiled" in call else "encode"
+        found = run(getattr(wan.CausalVideoVAE, method), channels_last(tensors[f"{call}.in"]))
         yield _within(f"{call}.moments", found, channels_last(wanted))
     for call, wanted in _calls(tensors, ".out"):
         method = "decode_tiled" if "tiled" in call else "decode"
@@ -340,6 +391,59 @@ def nova_vae_outputs(run: Run, tensors: Tensors) -> Iterator[Output]:
         yield Output(f"{call}/out", found, clip(wanted), atol=1e-4, rtol=1e-4)
 
 
+def open_sora_outputs(run: Run, tensors: Tensors) -> Iterator[Output]:
+    """Calls of Open-Sora's denoiser; what is recorded of fewer texts than clips is repeated."""
+    for call, wanted in _calls(tensors, ".out"):
+        prefix = f"{call}.in."
+        given = {n.removeprefix(prefix): x for n, x in tensors.items() if n.startswith(prefix)}
+        clip, text, time = channels_last(given["x"]), given["y"][:, 0], given["timestep"]
+        size = tuple(float(given[name][0]) for name in ("height", "width"))
+        more = {"rate": np.resize(given["fps"], len(clip))}
+        if "mask" in given:
+            more["text_mask"] = np.resize(given["mask"] > 0, text.shape[:2])
+        if "x_mask" in given:
+            more["noisy"] = given["x_mask"]
+
+        def call_model(model, *xs, size=size):
+            *inputs, more = xs
+            return model(*inputs, size=size, **more)
+
+        found, wanted = run(call_model, clip, text, time, more), channels_last(wanted)
+        atol = 2e-5 * float(np.abs(wanted).max(initial=0))
+        yield Output(f"{call}.out", found, wanted, atol, rtol=0)
+
+
+def open_sora_vae_outputs(run: Run, tensors: Tensors) -> Iterator[Output]:
+    """Calls of Open-Sora's autoencoder: both halves, there and back, with noise and without."""
+
+    def close(name: str, found: Array) -> Output:
+        wanted = channels_last(tensors[name])
+        found = found.reshape(-1, *found.shape[-3:]) if wanted.ndim == 4 else found
+        return Output(name, found, wanted, 5e-5 * float(np.abs(wanted).max(initial=0)), rtol=0)
+
+    def noise(call: str) -> tuple[np.ndarray, np.ndarray]:
+        """Of small frames, recorded without an axis of time, and of latents, chunk by chunk."""
+        draws = sorted(n for n in tensors if n.startswith(f"{call}.enc.temporal_noise."))
+        latents = np.concatenate([channels_last(tensors[name]) for name in draws], axis=1)
+        small = channels_last(tensors[f"{call}.enc.spatial_noise"])
+        return small.reshape(latents.shape[0], -1, *small.shape[1:]), latents
+
+    for call, video in _calls(tensors, ".x"):
+        video = channels_last(video)
+        methods = {
+            "enc.spatial_moments": OpenSoraVAE.spatial_moments,
+            "enc.z_mode": OpenSoraVAE.encode,
+        }
+        for output, method in methods.items():
+            if f"{call}.{output}" in tensors:
+                yield close(f"{call}.{output}", run(method, video))
+        if f"{call}.enc.spatial_noise" in tensors:
+            yield close(f"{call}.enc.z", run(OpenSoraVAE.encode, video, noise(call)))
+        if f"{call}.dec.video" in tensors:
+            decode = functools.partial(OpenSoraVAE.decode, frames=video.shape[1])
+            yield close(f"{call}.dec.video", run(decode, channels_last(tensors[f"{call}.enc.z"])))
+
+
 def phi_outputs(run: Run, tensors: Tensors) -> Iterator[Output]:
     """Calls of Phi-2 as a text encoder."""
     for call, wanted in _calls(tensors, ".out"):
@@ -397,6 +501,18 @@ def tower_outputs(run: Run, tensors: Tensors) -> Iterator[Output]:
     yield Output("image_embeds, tower alone", image, tensors["image_embeds"], atol=2e-5)
 
 
+def _recorded_causal_wan() -> Component:
+    """Whose configuration stands beside what the calls were."""
+    component = COMPONENTS["causal_wan_1_3b"]
+    return dataclasses.replace(
+        component,
+        read=lambda fields: component.read(fields["model"]),
+        inert=component.inert
+        | set("cases latent_hw local_attn_size sink_size".split())
+        | {"tokens_per_frame"},
+    )
+
+
 def _head(kind: str) -> Case:
     """A LAION head; CLIP's folder has its sizes and its weights among its own."""
     published, name = COMPONENTS[f"laion_aesthetic_{kind}"], f"laion_{kind}"
@@ -428,10 +544,15 @@ _SINGLE = {
     "cogvideox_vae": Case("cogvideox_vae", cogvideox_vae_outputs),
     "wan2_1_t2v_1_3b_transformer": Case("wan2_1_t2v_1_3b_transformer", wan_outputs),
     "wan2_1_t2v_14b_transformer": Case("wan2_1_t2v_14b_transformer", wan_outputs),
+    "causal_wan_transformer": Case("causal_wan_1_3b", causal_wan_outputs, _recorded_causal_wan()),
     "wan_vae": Case("wan_vae", wan_vae_outputs),
     "nova_transformer": Case("nova_d48w1024_osp480", nova_outputs),
     "nova_vae": Case("nova_vae", nova_vae_outputs),
+    "open_sora_stdit3": Case("open_sora_stdit3_xl2", open_sora_outputs),
+    "open_sora_vae": Case("open_sora_vae", open_sora_vae_outputs),
     "nova_text_encoder_phi2": Case("nova_text_encoder_phi2", phi_outputs),
+    "latte_1_transformer": Case("latte_1_transformer", latte_outputs),
+    "stable_diffusion_vae": Case("stable_diffusion_vae", frame_vae_outputs),
     "t5_v1_1_xxl_encoder": Case("t5_v1_1_xxl_encoder", t5_outputs),
     "umt5_xxl_encoder": Case("umt5_xxl_encoder", t5_outputs),
     "clip_l_text": Case("clip_l_text", clip_text_outputs),

@@ -101,12 +101,24 @@ class Gathered(NamedTuple):
     Attributes:
       fields: of `config.json`.
       source: all tensors.
-      folders: that may hold the tokenizer, the most likely first.
+      folders: that may hold the tokenizer, the most likely first; none if it has a place.
     """
 
     fields: dict
     source: Source
-    folders: tuple[Path, ...]
+    folders: tuple[Path, ...] = ()
+
+
+class Found(NamedTuple):
+    """A published model whose files lie in several places.
+
+    Attributes:
+      parts: those that were gathered, by name.
+      rest: where all others lie.
+    """
+
+    parts: dict[str, Gathered]
+    rest: Path
 
 
 def open_component(

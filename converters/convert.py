@@ -5,8 +5,10 @@ python -m converters.convert --model=NAME --src=DIR --dst=DIR [--dtype=bfloat16]
 DIR of --src is the published directory in the layout of diffusers or transformers: a folder with
 `config.json` and weights for every component of the model, safetensors or torch, in one file or in
 shards. Of a model with one component it may be that folder itself, or the path of its weights.
+Weights of torch may be a TorchScript archive, such as CLIP's own ViT-B-32.pt and ViT-L-14.pt.
 
-A model that is published as an adapter takes the directory of the model that it adapts as --base.
+A model that is published as an adapter, or as a denoiser alone, takes the directory of the model
+that it adapts or was trained from as --base.
 
 The folder --dst, which must not exist yet, gets the parameters as one orbax checkpoint, a
 `config.json`, and copies of the tokenizers; generators and verifiers take it as their `checkpoint`.
@@ -33,7 +35,7 @@ from rich.console import Console
 from converters import cli
 from converters.components import INERT, Fields, Opened, open_component
 from converters.core import check, stream
-from converters.registry import MODELS, Model
+from converters.registry import COMPONENTS, MODELS, Model
 from converters.sources import ConversionError, read_json, refuse
 from converters.writer import Writer, nbytes
 from tts_jax.checkpoints import flatten
@@ -55,7 +57,9 @@ def define(values: flags.FlagValues) -> None:
     """Adds this program's flags."""
     flags.DEFINE_enum("model", None, list(MODELS), "what to convert", flag_values=values)
     flags.DEFINE_string("src", None, "the published checkpoint", flag_values=values)
-    flags.DEFINE_string("base", None, "of an adapter, the model it adapts", flag_values=values)
+    flags.DEFINE_string(
+        "base", None, "the model that it adapts or was trained from", flag_values=values
+    )
     flags.DEFINE_string("dst", None, "folder to write", flag_values=values)
     flags.DEFINE_enum("dtype", "float32", list(DTYPES), "storage type", flag_values=values)
     flags.DEFINE_bool("dry_run", False, "check everything, write nothing", flag_values=values)
@@ -97,7 +101,7 @@ def open_model(
     Args:
       model: what it should be.
       source: its directory, or the weights of its only component.
-      base: the directory of the model that it adapts, if it is an adapter.
+      base: the directory of the model that it adapts or was trained from, if it is not whole.
 
     Returns:
       Its components by part, our `config.json`, and files to copy with their places.
@@ -107,21 +111,22 @@ def open_model(
     """
     if not source.exists():
         raise ConversionError(f"{source} does not exist")
-    if source.is_file() and len(model.parts) > 1:
-        raise ConversionError(f"{source} is a file; the model has several components in a folder")
     root = source if source.is_dir() else source.parent
-    gathered = model.gather(root, base) if model.gather and source.is_dir() else None
-    if base is not None and gathered is None:
+    found = model.gather(source, base) if model.gather else None
+    gathered, root = ({}, root) if found is None else found
+    if base is not None and found is None:
         raise ConversionError(f"{source} holds no adapter, so that --base has no place")
+    if source.is_file() and len(model.parts) - len(gathered) > 1 and root == source.parent:
+        raise ConversionError(f"{source} is a file; the model has several components in a folder")
     opened, faults = {}, []
     for name, part in model.parts.items():
         folder = root / part.folder
         if not folder.is_dir():
-            faults.append(f"{source} has no folder {part.folder}")
+            faults.append(f"{root if found else source} has no folder {part.folder}")
             continue
-        weights = folder if source.is_dir() else source
+        weights = source if source.is_file() and (name in gathered or not found) else folder
         opened[name] = open_component(
-            model.component(name), folder / "config.json", weights, gathered
+            model.component(name), folder / "config.json", weights, gathered.get(name)
         )
         prefix = f"{part.folder}: " if part.folder else ""
         faults += [
@@ -135,7 +140,8 @@ def open_model(
             faults.append(str(error))
     copies = []
     for place in model.copies:
-        folders = [root / place] if gathered is None else gathered.folders
+        folders = [folder for own in gathered.values() for folder in own.folders]
+        folders = folders or [root / place]
         files = next(filter(None, map(_tokenizer_files, folders)), [])
         if not files:
             faults.append(
@@ -198,10 +204,12 @@ def _check_room(target: Path, wanted: int) -> None:
 
 
 def _check_manifest(name: str, model: Model, path: Path) -> None:
-    if len(model.parts) > 1:
+    if len(model.parts) > 1 and name not in COMPONENTS:
         raise ConversionError(f"{name} has several components: give its directory")
-    (part,) = model.parts
-    component = model.component(part)
+    part, component = name, COMPONENTS.get(name)
+    if component is None:
+        (part,) = model.parts
+        component = model.component(part)
     config = component.published()
     _, like = component.abstract(config)
     shapes = read_json(path)

@@ -34,6 +34,19 @@ def as_is(tensor: np.ndarray) -> np.ndarray:
     return tensor
 
 
+def conv_kernel(weight: np.ndarray) -> np.ndarray:
+    """Of frames or of clips, [O, I, (kt,) kh, kw] -> [kt, kh, kw, I, O]."""
+    if weight.ndim == 4:
+        weight = weight[:, :, None]
+    return weight.transpose(2, 3, 4, 1, 0)
+
+
+def patch_kernel(weight: np.ndarray) -> np.ndarray:
+    """A convolution of patches as a linear layer, [D, C, (1,) p, p] -> [p*p*C, D]."""
+    kernel = conv_kernel(weight)
+    return kernel.reshape(-1, kernel.shape[-1])
+
+
 def permute(*axes: int) -> Transform:
     """A transform that reorders axes."""
     return functools.partial(np.transpose, axes=axes)

@@ -2,22 +2,8 @@
 
 from collections.abc import Mapping
 
-import numpy as np
-
-from converters.core import AS_IS, LINEAR, Rules
+from converters.core import AS_IS, LINEAR, Rules, conv_kernel, patch_kernel
 from tts_jax.generators.nova.transformer import TransformerConfig
-
-
-def patch_kernel(weight: np.ndarray) -> np.ndarray:
-    """A convolution of patches as a linear layer, [D, C, p, p] -> [p*p*C, D]."""
-    return weight.transpose(2, 3, 1, 0).reshape(-1, weight.shape[0])
-
-
-def conv_kernel(weight: np.ndarray) -> np.ndarray:
-    """Of frames or of clips, [O, I, (kt,) kh, kw] -> [kt, kh, kw, I, O]."""
-    if weight.ndim == 4:
-        weight = weight[:, :, None]
-    return weight.transpose(2, 3, 4, 1, 0)
 
 
 def _linear(pattern: str, target: str, layer: str = "") -> dict:

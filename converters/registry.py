@@ -11,8 +11,14 @@ from converters import (
     aesthetic,
     clip,
     cogvideox,
+    flow,
+    image_autoencoder,
     image_selector,
+    latte,
+    musiq,
     nova,
+    open_sora_transformer,
+    open_sora_vae,
     plain_vit,
     pyramid_flow,
     t5,
@@ -23,17 +29,28 @@ from converters import (
     wan,
     wan_transformer,
 )
-from converters.components import Component, Gathered
+from converters.components import Component, Found
 from converters.core import Rules
 from converters.decoder import IGNORED, TIED, decoder_rules
+from tts_jax.generators.causal_wan.generator import CausalWanConfig
+from tts_jax.generators.causal_wan.sampler import SamplerConfig as CausalWanSampler
 from tts_jax.generators.cogvideox import transformer as cogvideox_transformer
 from tts_jax.generators.cogvideox import vae as cogvideox_vae
 from tts_jax.generators.cogvideox.generator import CogVideoXConfig
 from tts_jax.generators.cogvideox.generator import SamplerConfig as CogVideoXSampler
+from tts_jax.generators.latte import transformer as latte_transformer
+from tts_jax.generators.latte import vae as latte_vae
+from tts_jax.generators.latte.generator import LatteConfig
+from tts_jax.generators.latte.generator import SamplerConfig as LatteSampler
 from tts_jax.generators.nova import transformer as nova_transformer
 from tts_jax.generators.nova import vae as nova_vae
 from tts_jax.generators.nova.generator import NovaConfig
 from tts_jax.generators.nova.sampler import SamplerConfig as NovaSampler
+from tts_jax.generators.open_sora import transformer as stdit3
+from tts_jax.generators.open_sora.parts import TOKENIZER as OPEN_SORA_TOKENIZER
+from tts_jax.generators.open_sora.parts import OpenSoraConfig
+from tts_jax.generators.open_sora.sampler import SamplerConfig as OpenSoraSampler
+from tts_jax.generators.open_sora.vae import SPATIAL_SCALE, OpenSoraVAE, OpenSoraVAEConfig
 from tts_jax.generators.pyramid_flow.mmdit import MMDiT, MMDiTConfig
 from tts_jax.generators.pyramid_flow.sampler_config import SamplerConfig
 from tts_jax.generators.pyramid_flow.transformer import Transformer, TransformerConfig
@@ -57,7 +74,10 @@ from tts_jax.verifiers.videollama3 import VideoLLaMA3, VideoLLaMA3Config
 from tts_jax.verifiers.videoreward import VideoReward, VideoRewardConfig
 from tts_jax.verifiers.videoscore import VideoScore, VideoScoreConfig
 from tts_jax.verifiers.visionreward import VisionReward, VisionRewardConfig
+from tts_jax.vision.amt import AMT, AMTConfig
 from tts_jax.vision.dino import DINO, DINOConfig
+from tts_jax.vision.musiq import MUSIQ, MUSIQConfig
+from tts_jax.vision.raft import RAFT, RAFTConfig
 from tts_jax.vision.umt import UMT, UMTConfig
 from tts_jax.vision.vit import VisionConfig, VisionTower
 
@@ -87,8 +107,8 @@ class Model:
       inert: fields of these files that change nothing, beside those of every file.
       copies: folders of the published directory whose tokenizers are copied; "" is itself.
       extras: other files of the published directory that are copied where they are.
-      gather: of the published directory and a base model's, what both hold of the only part; None
-        of a directory that needs no base.
+      gather: of the published file or directory and a base model's, what lies in both; None of one
+        that needs no base.
     """
 
     parts: Mapping[str, Part]
@@ -97,7 +117,7 @@ class Model:
     inert: frozenset[str] = frozenset()
     copies: tuple[str, ...] = ()
     extras: tuple[str, ...] = ()
-    gather: Callable[[Path, Path | None], Gathered | None] | None = None
+    gather: Callable[[Path, Path | None], Found | None] | None = None
 
     def component(self, part: str) -> Component:
         """The component of a part."""
@@ -231,6 +251,13 @@ def _cogvideox(published: Callable[[], Any]) -> Component:
         fixed={"use_rotary_positional_embeddings": published().rotary},
         inert=_names("max_text_seq_length sample_frames temporal_compression_ratio"),
     )
+
+
+def _read_causal_wan(fields: Mapping) -> wan_denoiser.TransformerConfig:
+    """Of Wan's own `config.json`, or of the one in the layout of diffusers."""
+    config = wan_denoiser.TransformerConfig
+    published = "num_attention_heads" in fields
+    return config.from_reference(fields) if published else config.from_original(fields)
 
 
 def _wan(published: Callable[[], Any]) -> Component:
@@ -392,8 +419,9 @@ COMPONENTS = {
     "causal_wan_1_3b": Component(
         build=wan_denoiser.Transformer,
         published=wan_denoiser.TransformerConfig.wan_1_3b,
-        read=wan_denoiser.TransformerConfig.from_original,
+        read=_read_causal_wan,
         rules=wan_transformer.ORIGINAL_RULES,
+        ignored=wan_transformer.ORIGINAL_IGNORED,
         inert=_names("text_len"),
     ),
     "wan_vae": Component(
@@ -401,6 +429,54 @@ COMPONENTS = {
         published=wan_vae.VAEConfig.published,
         read=wan_vae.VAEConfig.from_reference,
         rules=wan.VAE_RULES,
+    ),
+    "open_sora_vae": Component(
+        build=OpenSoraVAE,
+        published=OpenSoraVAEConfig.published,
+        read=OpenSoraVAEConfig.from_reference,
+        rules=open_sora_vae.VAE_RULES,
+        fixed={"spatial_scaling": SPATIAL_SCALE},
+        # the weights hold shift and scale; where the halves once came from says nothing of them
+        inert=_names(
+            "shift scale cal_loss freeze_vae_2d from_pretrained subfolder local_files_only "
+            "micro_batch_size sample_size latent_size_cases"
+        ),
+    ),
+    "open_sora_stdit3_xl2": Component(
+        build=stdit3.Transformer,
+        published=stdit3.TransformerConfig.stdit3_xl_2,
+        read=stdit3.TransformerConfig.from_reference,
+        rules=open_sora_transformer.RULES,
+        ignored=open_sora_transformer.IGNORED,
+        inert=_names(
+            "class_dropout_prob drop_path input_size enable_flash_attn enable_layernorm_kernel "
+            "enable_sequence_parallelism only_train_temporal freeze_y_embedder auto_map"
+        ),
+    ),
+    "latte_1_transformer": Component(
+        build=latte_transformer.Transformer,
+        published=latte_transformer.TransformerConfig.latte_1,
+        read=latte_transformer.TransformerConfig.from_reference,
+        rules=latte.RULES,
+        # fields of an earlier class of the package, which published files may still have
+        fixed={
+            "attention_type": "default",
+            "double_self_attention": False,
+            "only_cross_attention": False,
+            "num_vector_embeds": None,
+        },
+        inert=_names(
+            "dropout norm_num_groups num_embeds_ada_norm upcast_attention use_linear_projection"
+        ),
+    ),
+    "stable_diffusion_vae": Component(
+        build=latte_vae.FrameVAE,
+        published=latte_vae.VAEConfig.stable_diffusion,
+        read=_with_blocks(
+            latte_vae.VAEConfig.from_reference, down="DownEncoderBlock2D", up="UpDecoderBlock2D"
+        ),
+        rules=image_autoencoder.image_rules(),
+        inert=_names("force_upcast sample_size"),
     ),
     "t5_v1_1_xxl_encoder": _t5(T5Config.t5_v1_1_xxl, t5.T5_RULES),
     "umt5_xxl_encoder": _t5(T5Config.umt5_xxl, t5.UMT5_RULES),
@@ -443,12 +519,34 @@ COMPONENTS = {
         rules=plain_vit.DINO_RULES,
         prepare=plain_vit.split_fused,
     ),
+    "musiq_spaq": Component(
+        build=MUSIQ,
+        published=MUSIQConfig.musiq_spaq,
+        read=None,
+        rules=musiq.RULES,
+        prepare=flow.without_wrapper,
+    ),
     "umt_l16_k400": Component(
         build=UMT,
         published=UMTConfig.umt_l16_k400,
         read=None,
         rules=plain_vit.UMT_RULES,
         prepare=plain_vit.prepare_umt,
+    ),
+    "amt_s": Component(
+        build=AMT,
+        published=AMTConfig.amt_s,
+        read=None,
+        rules=flow.AMT_RULES,
+        prepare=flow.without_wrapper,
+    ),
+    "raft_things": Component(
+        build=RAFT,
+        published=RAFTConfig.raft_things,
+        read=None,
+        rules=flow.RAFT_RULES,
+        ignored=flow.RAFT_IGNORED,
+        prepare=flow.without_wrapper,
     ),
     "videoscore": _judge(
         VideoScore,
@@ -604,6 +702,51 @@ def _wan_pipeline(size: str) -> Model:
     return _diffusers("wan", WanConfig, read, parts, inert)
 
 
+def _open_sora_pipeline() -> Model:
+    """The three published directories of Open-Sora 1.2, side by side under their own names."""
+    parts = {
+        "transformer": Part(component="open_sora_stdit3_xl2", folder="OpenSora-STDiT-v3"),
+        "vae": Part(component="open_sora_vae", folder="OpenSora-VAE-v1.2"),
+        "t5": Part(component="t5_v1_1_xxl_encoder", folder=OPEN_SORA_TOKENIZER),
+    }
+
+    def entries(configs: Mapping[str, Any], settings: Mapping[str, Mapping]) -> dict:
+        config = OpenSoraConfig(**configs, sampler=OpenSoraSampler())
+        return {"generator": {"name": "open_sora", **dataclasses.asdict(config)}}
+
+    return Model(parts=parts, entries=entries, copies=(OPEN_SORA_TOKENIZER,))
+
+
+def _latte_pipeline() -> Model:
+    """The published Latte-1 directory, with the autoencoder of single frames."""
+    parts = {
+        "transformer": ("latte_1_transformer", "transformer"),
+        "vae": ("stable_diffusion_vae", "vae"),
+        "t5": ("t5_v1_1_xxl_encoder", "text_encoder"),
+    }
+    read = LatteSampler.from_reference
+    return _diffusers("latte", LatteConfig, read, parts, "dynamic_thresholding_ratio")
+
+
+def _causal_wan_pipeline() -> Model:
+    """A denoiser of Self-Forcing, and the VAE, text encoder and tokenizer of its base."""
+
+    def entries(configs: Mapping[str, Any], settings: Mapping[str, Mapping]) -> dict:
+        config = CausalWanConfig(**configs, sampler=CausalWanSampler())
+        return {"generator": {"name": "causal_wan", **dataclasses.asdict(config)}}
+
+    return Model(
+        parts={
+            "transformer": Part(component="causal_wan_1_3b", folder="transformer"),
+            "vae": Part(component="wan_vae", folder="vae"),
+            "t5": Part(component="umt5_xxl_encoder", folder="text_encoder"),
+        },
+        entries=entries,
+        copies=("tokenizer",),
+        gather=wan_transformer.gather,
+    )
+
+
 def _pooled(config: TextConfig) -> int:
     return config.width if config.projection is None else config.projection
 
@@ -622,7 +765,10 @@ MODELS = {
     **{f"cogvideox_{size}": _cogvideox_pipeline(size) for size in ("2b", "5b")},
     "nova": _nova_pipeline(),
     **{f"wan2_1_{size}": _wan_pipeline(size) for size in ("1_3b", "14b")},
+    "open_sora_1_2": _open_sora_pipeline(),
+    "latte_1": _latte_pipeline(),
     **{name: _alone(name, name, ("component", name)) for name in COMPONENTS},
+    "causal_wan_1_3b": _causal_wan_pipeline(),
     LANGUAGE_MODEL: _alone(LANGUAGE_MODEL, LANGUAGE_MODEL, (LANGUAGE_MODEL,), copies=("",)),
     **{
         name: _verifier("clip", name)

@@ -94,7 +94,8 @@ def scan(path: Path | str) -> Source:
     Args:
       path: a .safetensors file, a torch .bin/.pt/.pth file of tensors, or a folder with one such
         file or with an `*.index.json` of shards. Safetensors are preferred where both lie. Torch
-        files are read with `weights_only=True`: no code of theirs is run.
+        files are read with `weights_only=True`: no code of theirs is run. A TorchScript archive, as
+        CLIP was first published, is a torch file too; of it the tensors are taken, and no Python.
     """
     path = Path(path)
     try:
@@ -221,6 +222,14 @@ def _read_safetensors(path: Path) -> dict[str, StoredTensor]:
     return {n: StoredTensor(*what, functools.partial(read, n)) for n, what in described.items()}
 
 
+def _is_torchscript(path: Path) -> bool:
+    """Whether a torch file is an archive of a compiled module, which has constants of its own."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("/constants.pkl") for name in archive.namelist())
+
+
 def _read_torch(path: Path) -> dict[str, StoredTensor]:
     try:
         import torch
@@ -245,13 +254,17 @@ def _read_torch(path: Path) -> dict[str, StoredTensor]:
         return tensor.numpy()
 
     try:
-        state = torch.load(
-            path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
-        )
+        if _is_torchscript(path):
+            state = torch.jit.load(path, map_location="cpu").state_dict()
+        else:
+            state = torch.load(
+                path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
+            )
     except Exception as error:  # torch raises many types for a damaged or an unsafe file
         reason = str(error).strip().partition("\n")[0]
         raise ConversionError(f"checkpoint {path} cannot be read: {reason}") from error
-    for key in ("state_dict", "model"):  # how training programs wrap what they save
+    # How training programs wrap what they save.
+    for key in ("generator_ema", "generator", "state_dict", "model"):
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
             state = state[key]
     if (

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from converters.components import Gathered
+from converters.components import Found, Gathered
 from converters.core import AS_IS, CONV3D, LINEAR
 from converters.decoder import decoder_rules
 from converters.sources import ConversionError, Source, read_json, scan
@@ -92,7 +92,7 @@ def merge_adapter(tensors: Mapping, alpha: float = 128.0) -> dict:
     return result
 
 
-def gather(folder: Path, base: Path | None) -> Gathered | None:
+def gather(folder: Path, base: Path | None) -> Found | None:
     """KwaiVGI/VideoReward, and the Qwen2-VL-2B-Instruct that it adapts, as one checkpoint.
 
     Args:
@@ -101,7 +101,7 @@ def gather(folder: Path, base: Path | None) -> Gathered | None:
       base: the folder of Qwen2-VL-2B-Instruct.
 
     Returns:
-      None for a folder without an adapter: that of a merged model.
+      None without an adapter: for the folder or the weights of a merged model.
 
     Raises:
       ConversionError: something is missing, or does not fit together.
@@ -135,7 +135,8 @@ def gather(folder: Path, base: Path | None) -> Gathered | None:
         fields["vocab_size"] = table[0]
     if settings["scale"]:
         fields["normalisation"] = settings["scale"]
-    return Gathered(fields, Source(tensors, faults), (place, folder, base))
+    found = Gathered(fields, Source(tensors, faults), (place, folder, base))
+    return Found({"videoreward": found}, folder)
 
 
 def _settings(place: Path, folder: Path) -> dict:

@@ -2,14 +2,7 @@
 
 import numpy as np
 
-from converters.core import AS_IS, LINEAR, Rules
-
-
-def conv_kernel(weight: np.ndarray) -> np.ndarray:
-    """Of frames or of clips, [O, I, (kt,) kh, kw] -> [kt, kh, kw, I, O]."""
-    if weight.ndim == 4:
-        weight = weight[:, :, None]
-    return weight.transpose(2, 3, 4, 1, 0)
+from converters.core import AS_IS, LINEAR, Rules, conv_kernel
 
 
 def pointwise(weight: np.ndarray) -> np.ndarray:

@@ -1,13 +1,13 @@
 """Tables of Wan 2.1's denoiser, under the names of diffusers and those of Wan and Self-Forcing."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 
-from converters.core import AS_IS, LINEAR
-
-
-def patch_kernel(weight: np.ndarray) -> np.ndarray:
-    """A convolution of 1 x p x p patches as a linear layer, [D, C, 1, p, p] -> [p*p*C, D]."""
-    return weight[:, :, 0].transpose(2, 3, 1, 0).reshape(-1, weight.shape[0])
+from converters.components import Found, Gathered
+from converters.core import AS_IS, LINEAR, patch_kernel
+from converters.sources import ConversionError, Source, read_json, scan
 
 
 def squeeze(table: np.ndarray) -> np.ndarray:
@@ -74,3 +74,49 @@ _ORIGINAL = {
     **_attention("cross_attn", "", "o", "cross_attention"),
 }
 ORIGINAL_RULES = {rf"(?:model\.)?{pattern}": rule for pattern, rule in _ORIGINAL.items()}
+# What a discriminator has that shares the denoiser's weights.
+ORIGINAL_IGNORED = {
+    r"(?:model\.)?_(?:cls_pred_branch|register_tokens|gan_ca_blocks)\..+": "of a discriminator"
+}
+PUBLISHED = "self_forcing_dmd.pt"
+_WRAPPERS = re.compile(r"_(?:fsdp_wrapped_module|checkpoint_wrapped_module|orig_mod)\.")
+
+
+def unwrap(source: Source) -> Source:
+    """A checkpoint without what wrappers of modules add to names."""
+    tensors, faults = {}, list(source.faults)
+    for name, tensor in source.tensors.items():
+        plain = _WRAPPERS.sub("", name)
+        if plain in tensors:
+            faults.append(f"{name}: {plain} is there already")
+        tensors[plain] = tensor
+    return Source(tensors, faults)
+
+
+def gather(source: Path, base: Path | None) -> Found:
+    """A denoiser of Self-Forcing, and all else of the Wan2.1-T2V-1.3B that it was trained from.
+
+    Args:
+      source: a file of Self-Forcing's, whose weights are under `generator_ema` or `generator`; or a
+        folder, or one with a folder `checkpoints`, of one such file or with `self_forcing_dmd.pt`.
+      base: the folder of Wan2.1-T2V-1.3B in the layout of diffusers.
+
+    Raises:
+      ConversionError: something is missing.
+    """
+    if base is None:
+        raise ConversionError(
+            f"{source} holds a denoiser alone: name the folder of Wan2.1-T2V-1.3B-Diffusers, which "
+            "has the other parts, with --base"
+        )
+    weights = source
+    if source.is_dir():
+        folders = [source / "checkpoints", source]
+        files = next(filter(None, (sorted(folder.glob("*.pt")) for folder in folders)), [])
+        usual = [file for file in files if file.name == PUBLISHED]
+        if len(usual or files) != 1:
+            names = ", ".join(file.name for file in files) or "none"
+            raise ConversionError(f"{source} has no {PUBLISHED}; name one file, of {names}")
+        (weights,) = usual or files
+    fields = read_json(base / "transformer" / "config.json")
+    return Found({"transformer": Gathered(fields, unwrap(scan(weights)))}, base)

@@ -94,7 +94,7 @@ def _run(options: flags.FlagValues, team: Team) -> None:
 
     models, search = open_search(config, prompts, dry=options.dry_run, shared=True)
     preset, budget = load_preset(config.search), Budget(**config.budget)
-    _check(preset, search.outline, budget)
+    check_search(preset, search.outline, budget)
     if budget.seconds and is_shared(search.mesh):
         raise cli.UsageError(
             "config.budget.seconds differs between the processes of one search; limit nfe or flops"
@@ -126,8 +126,12 @@ def _run(options: flags.FlagValues, team: Team) -> None:
                 console.print(f"tensorboard --logdir={tensorboard.write_run(run.path)}")
 
 
-def _check(preset: Preset, outline: Outline, budget: Budget) -> None:
-    """Refuses a search before anything is computed for it."""
+def check_search(preset: Preset, outline: Outline, budget: Budget) -> None:
+    """Refuses a search before anything is computed for it.
+
+    Raises:
+      SearchConfigError, UsageError: fields that make no search, or a budget that no video fits.
+    """
     try:
         plan(preset, outline, budget=Budget(nfe=budget.nfe))
     except TypeError as error:
@@ -196,7 +200,7 @@ def _search_all(
             if calls:
                 cost = result.ledger["stage_prompts"]
                 cost += Cost(calls=calls, seconds=seconds)
-            single, apart = _single_sample(search, prompt, result, arguments)
+            single, apart = single_sample(search, prompt, result, arguments)
             progress(1, 1)
             if together and not team.leads:
                 continue
@@ -213,8 +217,24 @@ def _store(
     run: RunDirectory,
     team: Team | None,
 ) -> Store:
-    """Where the search for a prompt is kept, by the first process of those that search together,
-    and what it depends on."""
+    """Where the search for a prompt is kept, by the first process of those that search together."""
+    store = store_in(run.search_folder(index), config, prompt, index, stage_prompts)
+    return store if team is None else SharedStore(store, team, f"{index}")
+
+
+def store_in(
+    folder: Path, config: ConfigDict, prompt: str, index: int, stage_prompts: Sequence[str], **more
+) -> RoundStore:
+    """Keeps a search in a folder, with what it depends on.
+
+    Args:
+      folder: of this search alone.
+      config: settings.
+      prompt: the text.
+      index: its place among those of the run.
+      stage_prompts: what stages are judged by.
+      more: plain values that decide the search as well.
+    """
     ran = _metadata()
     about = {
         "prompt": prompt,
@@ -223,15 +243,22 @@ def _store(
         "config": json.loads(config.to_json()),
         **ran["versions"],
         "device": ran["devices"],
+        **more,
     }
-    store = RoundStore(run.search_folder(index), about)
-    return store if team is None else SharedStore(store, team, f"{index}")
+    return RoundStore(folder, about)
 
 
-def _single_sample(
+def single_sample(
     search: Search, prompt: str, result: SearchResult, arguments: Mapping
 ) -> tuple[Node, SearchResult | None]:
-    """What one sample without a search gives, and the run that made it if the search did not."""
+    """What one sample without a search gives, and the run that made it if the search did not.
+
+    Args:
+      search: the models.
+      prompt: the text.
+      result: of a search for it.
+      arguments: with which it was run, `seed` and `prompt_index`.
+    """
     path = (0,) * search.outline.num_segments
     for node in result.candidates:
         if node.path == path:

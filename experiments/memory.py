@@ -4,10 +4,12 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import jax
 from jax.sharding import Mesh
 
 from tts_jax.checkpoints import flatten
 from tts_jax.parallel import shard_shape
+from tts_jax.precision import is_quantised
 
 # One after the other; what is resident in none of the later ones has been freed.
 PHASES = ("stage prompts", "text", "search")
@@ -20,7 +22,7 @@ class Resident:
     Attributes:
       name: of the part.
       numbers, nbytes: how many there are, and the memory that they take on each device.
-      dtype: of most of them.
+      dtype: of most of them, by memory.
       phases: of `PHASES`, in which they are held.
     """
 
@@ -61,10 +63,11 @@ class MemoryPlan:
             if divided and self.mesh is not None:
                 shape = shard_shape(flat, shape, self.mesh)
             sizes[own.name] = sizes.get(own.name, 0) + math.prod(shape) * own.itemsize
+        numbers = jax.tree.leaves(params, is_leaf=is_quantised)
         self.parts.append(
             Resident(
                 name,
-                sum(leaf.size for leaf in leaves.values()),
+                sum(math.prod(leaf.shape) for leaf in numbers),
                 sum(sizes.values()),
                 max(sizes, key=sizes.get, default=""),
                 phases,

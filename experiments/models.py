@@ -3,6 +3,7 @@
 import contextlib
 import importlib
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,6 +18,7 @@ from ml_collections import ConfigDict
 from experiments.cli import UsageError, user_cache
 from experiments.memory import MemoryPlan
 from experiments.processes import devices_for, share
+from tts_jax import precision
 from tts_jax.checkpoints import CheckpointError
 from tts_jax.generators import EMBEDDED, load_generator, open_generator
 from tts_jax.generators.protocol import Generator
@@ -31,11 +33,15 @@ from tts_jax.search import (
     outline_of,
     plan,
 )
-from tts_jax.verifiers import TRAINED, WEIGHT_FREE, load_verifier, open_verifier
+from tts_jax.search.executables import Executables, surroundings
+from tts_jax.verifiers import TRAINED, VBENCH, WEIGHT_FREE, load_verifier, open_verifier
 from tts_jax.verifiers.panel import Panel
 from tts_jax.verifiers.protocol import Verifier
 
 WORLDS = ("moving_shapes",)
+
+# Settings that decide what the programs of a search compute.
+PROGRAM_SETTINGS = "generator", "verifiers", "panel", "precision", "mesh", "micro_batch"
 
 # Fields of an entry of `config.verifiers`, with what they are if they are left out.
 VERIFIER = dict(
@@ -97,9 +103,22 @@ def _makes_drafts(config: Mapping, generator: Generator) -> bool:
     return any(r.fidelity == "draft" for r in rounds)
 
 
-def _with_cache(stages: Mapping) -> dict:
+def weights_of(config: Mapping) -> str:
+    """In what type a config holds the parameters of every network, see `tts_jax.precision`.
+
+    Raises:
+      ValueError: an unknown type, or one that cannot be had here.
+    """
+    weights = config.get("precision", {}).get("weights", precision.STORED)
+    precision.check(weights)
+    return weights
+
+
+def _stages(config: Mapping, world: ModuleType | None) -> dict:
     """Settings of stage prompts, in which a language model's answers are kept by default."""
-    return {**stages, "cache": stages.get("cache") or str(user_cache() / "tts_jax" / "stages")}
+    stages = config.get("stage_prompts", {"source": "world" if world else "prompt"})
+    cache = stages.get("cache") or str(user_cache() / "tts_jax" / "stages")
+    return {**stages, "cache": cache, "weights": weights_of(config)}
 
 
 def mesh_of(config: ConfigDict, prompts: int | None = None) -> Mesh:
@@ -189,16 +208,14 @@ def load_models(
     placing = {} if divides_branches_only(mesh) else {"place": partial(place, mesh=mesh)}
     try:
         world = read_world(config)
-        stages = config.get("stage_prompts", {"source": "world" if world else "prompt"})
-        stage_prompts = load_stage_prompts(_with_cache(stages), world)
+        loading = {**placing, "weights": weights_of(config)}
+        stage_prompts = load_stage_prompts(_stages(config, world), world)
         if (decoder := stage_prompts.decoder) is not None:
-            stored = decoder.dtype
-            params = decoder.abstract_params
-            memory.add("language model", params, "stage prompts", dtype=stored, divided=False)
+            memory.add("language model", decoder.held_params, "stage prompts", divided=False)
             for prompt in () if dry else prompts or ():
                 stage_prompts(prompt)
             stage_prompts.release()
-        generator, generator_params = load_generator(name, checkpoint, **fields, **placing)
+        generator, generator_params = load_generator(name, checkpoint, **fields, **loading)
         texts = getattr(generator, "text_parts", ()) if prompts is not None else ()
         for part, params in generator_params.items():
             memory.add(f"{name}: {part}", params, "text", *(() if part in texts else ("search",)))
@@ -211,10 +228,11 @@ def load_models(
             generator_params = {n: p for n, p in generator_params.items() if n not in texts}
         loaded = [
             load_verifier(
-                e["name"], _checkpoint(e["checkpoint"]), e["texts"], e["options"], **placing
+                e["name"], _checkpoint(e["checkpoint"]), e["texts"], _options(e, config), **loading
             )
             for e in entries
         ]
+        _warn_of_yardsticks(entries)
         panel = _panel(config, [verifier for verifier, _ in loaded])
         for verifier, params in loaded:
             memory.add(verifier.name, params, "search")
@@ -238,8 +256,8 @@ def open_models(config: Mapping, dtype) -> tuple[Generator, dict, Panel, dict[st
 
     Args:
       config: of an experiment.
-      dtype: of the parameters of converted checkpoints. Where there is no folder, the published
-        model of that name is meant.
+      dtype: of the parameters of converted checkpoints, unless the config has another. Where there
+        is no folder, the published model of that name is meant.
 
     Returns:
       The generator and its parameters' shapes, the panel and those of each verifier.
@@ -256,24 +274,29 @@ def open_models(config: Mapping, dtype) -> tuple[Generator, dict, Panel, dict[st
         else:
             fields.pop("image", None)
             generator = published_generator(name, checkpoint, **fields)
+        weights = weights_of(config)
         params = _shapes(generator.abstract_params, None if checkpoint is None else dtype)
         verifiers, verifier_params = [], {}
         for entry in map(_entry, config.verifiers):
-            verifier, own = _open_verifier(entry, dtype)
+            verifier, own = _open_verifier(entry, config, dtype)
             verifiers.append(verifier)
-            verifier_params[verifier.name] = own
+            held = weights if not verifier.name.startswith(VBENCH) else precision.STORED
+            verifier_params[verifier.name] = precision.hold(own, held)
+        params = precision.hold(params, weights)
         return generator, params, _panel(config, verifiers), verifier_params
     except ValueError as error:
         raise UsageError(str(error)) from error
 
 
-def _open_verifier(entry: Mapping, dtype) -> tuple[Verifier, dict]:
+def _open_verifier(entry: Mapping, config: Mapping, dtype) -> tuple[Verifier, dict]:
     name, folder = entry["name"], _checkpoint(entry["checkpoint"])
-    if folder is None or folder.is_dir() or name in WEIGHT_FREE:
-        verifier = open_verifier(name, folder, entry["texts"], entry["options"])
+    here = folder is None or folder.is_dir() or name in WEIGHT_FREE or name.startswith(VBENCH)
+    if here:
+        verifier = open_verifier(name, folder, entry["texts"], _options(entry, config))
     else:
         verifier = published_verifier(name, entry["options"])
-    stored = dtype if folder is not None and name not in TRAINED else None
+    kept = name in TRAINED or name.startswith(VBENCH)
+    stored = None if folder is None or kept else dtype
     return verifier, _shapes(getattr(verifier, "abstract_params", {}), stored)
 
 
@@ -299,17 +322,38 @@ def _panel(config: Mapping, verifiers: Sequence[Verifier]) -> Panel:
 
 
 def load_search(config: ConfigDict, models: Models, exact: bool | None = None) -> Search:
-    """The models on the mesh of a config; `exact` as in `Search`."""
+    """The models on the mesh of a config; `exact` as in `Search`.
+
+    Raises:
+      UsageError: a folder of executables that cannot be had.
+    """
+    mesh = models.mesh or mesh_of(config)
     return Search(
         models.generator,
         models.generator_params,
         models.panel,
         models.verifier_params,
-        mesh=models.mesh or mesh_of(config),
+        mesh=mesh,
         micro_batch=config.micro_batch,
         exact=exact,
         conditions=models.conditions,
+        executables=_executables(config, mesh, exact),
     )
+
+
+def _executables(config: ConfigDict, mesh: Mesh, exact: bool | None) -> Executables | None:
+    """The folder of executables that a config names, if any."""
+    folder = config.get("executables", "")
+    if not folder:
+        return None
+    if jax.process_count() > 1:
+        raise UsageError("config.executables is for runs of one process")
+    settings = json.loads(config.to_json())
+    wanted = {name: settings.get(name) for name in PROGRAM_SETTINGS}
+    try:
+        return Executables(folder, mesh, surroundings({**wanted, "exact": exact}, mesh))
+    except OSError as error:
+        raise UsageError(f"config.executables={folder} cannot be used: {error.strerror}") from error
 
 
 def open_search(
@@ -359,6 +403,28 @@ def _entry(given: Mapping) -> dict:
             f"an entry of config.verifiers has {faults[0]}; the fields are {', '.join(VERIFIER)}"
         )
     return {**VERIFIER, **given}
+
+
+def _options(entry: Mapping, config: Mapping) -> dict:
+    """A verifier's options; VBench's dimensions count the frames of files of the config's rate."""
+    options = dict(entry["options"])
+    if not entry["name"].startswith(VBENCH):
+        return options
+    fps = config["video"]["fps"]
+    if options.setdefault("fps", fps) != fps:
+        raise UsageError(
+            f"{entry['name']} is told of {options['fps']} frames a second, but config.video.fps, "
+            f"with which files are written, is {fps}"
+        )
+    return options
+
+
+def _warn_of_yardsticks(entries: Sequence[Mapping]) -> None:
+    names = [e["name"] for e in entries if e["name"].startswith(VBENCH) and not e["held_out"]]
+    if names:
+        from tts_jax.evaluation.vbench.verifier import WARNING
+
+        warnings.warn(WARNING.format(", ".join(names)), stacklevel=3)
 
 
 def _checkpoint(value: str) -> Path | None:

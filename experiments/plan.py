@@ -34,9 +34,10 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments import cli
-from experiments.models import axes_of, open_models
+from experiments.models import axes_of, open_models, weights_of
 from experiments.runs import to_json
-from experiments.sweep import LINEAR, read_panels, read_studies
+from experiments.sweep import LINEAR, read_panels, read_studies, read_weights
+from tts_jax import precision
 from tts_jax.media import write_bytes
 from tts_jax.parallel import BRANCH, make_mesh
 from tts_jax.planning import chips, executable
@@ -105,6 +106,7 @@ def make_plan(
     """
     opened = generator, params, panel, verifier_params = open_models(config, dtype)
     mesh = make_mesh(**axes_of(config, opened, chip.memory, len(devices)), devices=devices)
+    weights = weights_of(config)
     sketch = Sketch(
         generator, params, panel, verifier_params, mesh=mesh, micro_batch=config.micro_batch
     )
@@ -145,7 +147,7 @@ def make_plan(
         | {"bandwidth": chip.bandwidth},
         "mesh": dict(mesh.shape),
         "chips": mesh.size,
-        "dtype": jnp.dtype(dtype).name,
+        "dtype": jnp.dtype(dtype).name if weights == precision.STORED else weights,
         "date": datetime.date.today().isoformat(),
         "versions": {name: _version(name) for name in ("tts_jax", "jax", "jaxlib", "libtpu")},
         "held": {"text": sketch.texts.held, "search": sketch.held},
@@ -157,7 +159,7 @@ def make_plan(
 
 def _grid(config: ConfigDict, sketch: Sketch, cost: Callable[[], dict]) -> dict:
     """What all searches of a sweep take of one prompt and seed, and of its whole grid."""
-    panels = read_panels(config.sweep.panels, sketch.search.panel)
+    panels = read_panels(read_weights(config.sweep.panels), sketch.search.panel)
     searches = {}
     for study in read_studies(config.sweep.searches, sketch.search.outline):
         linear = study.preset == LINEAR  # the largest N holds all others, for every panel

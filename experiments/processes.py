@@ -271,6 +271,25 @@ def devices_for(mesh: Mapping[str, int], prompts: int | None = None) -> list:
     return jax.devices() if few or wanted > jax.local_device_count() else jax.local_devices()
 
 
+def check_own(mesh, what: str) -> None:
+    """Refuses a mesh of several processes.
+
+    Args:
+      mesh: of a search.
+      what: who needs one for each process, as in "a sweep divides its prompts".
+
+    Raises:
+      UsageError: it has devices of others.
+    """
+    from tts_jax.parallel import is_shared
+
+    if is_shared(mesh):
+        raise UsageError(
+            f"{what} over processes, but a mesh of {mesh.size} devices does not fit into one "
+            "process"
+        )
+
+
 def share(mesh, count: int) -> range:
     """Which of so many prompts this process searches for, alone or with all others."""
     import jax

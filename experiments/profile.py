@@ -65,6 +65,8 @@ def main(options: flags.FlagValues) -> None:
     cache = cli.use_compilation_cache()
     with watch_compilation() as compilation, _keys_with_scopes():
         memory = {"start": peak_memory()}
+        if config.get("executables"):  # compiling is measured
+            config.executables = ""
         models, search = open_search(config, [options.prompt])
         preset = load_preset(config.search)
         memory["models loaded"] = peak_memory()

@@ -3,11 +3,14 @@ r"""Measures what quality a unit of compute buys: a grid of searches, budgets, p
 python -m experiments.sweep --workdir=runs/sweep
 python -m experiments.sweep --workdir=runs/sweep --config.sweep.captions=6
 python -m experiments.sweep --config=my_sweep.py --prompts_file=prompts.txt --workdir=runs/mine
+python -m experiments.sweep --workdir=runs/sweep --so_far
 
-The same command goes on where it stopped. Started several times, also on several machines that see
-the folder, its processes share the prompts; those of one that died are taken over. What has been
-generated is not generated twice: random linear search with the largest N holds every smaller one,
-for every panel, and trees share the first rounds that they have in common.
+The same command goes on where it stopped. Prompts come in a shuffled order, one seed after the
+other, so that what is there at any time is a random sample of the grid; `--so_far` makes nothing
+and tells what it says. Started several times, also on several machines that see the folder, its
+processes share the prompts; those of one that died are taken over. What has been generated is not
+generated twice: random linear search with the largest N holds every smaller one, for every panel,
+and trees share the first rounds that they have in common.
 
 Writes <workdir>/config.json parts/*.parquet, and when all of the grid is there, results.parquet,
 summary.json, report.html and curves/*.{png,svg}.
@@ -36,7 +39,6 @@ from experiments.table import PartTable
 from tts_jax import media
 from tts_jax.evaluation.selection import ATTRIBUTES, attributes, pick
 from tts_jax.evaluation.sweep import summarise
-from tts_jax.parallel import is_shared
 from tts_jax.report import tensorboard
 from tts_jax.report.curves import draw_sweep
 from tts_jax.report.page import sprite
@@ -48,6 +50,7 @@ from tts_jax.search.shared import SharedRounds
 from tts_jax.verifiers.panel import Panel
 
 LINEAR = "random_linear"
+ASIDE = ("io", "stage_prompts")  # components that are no part of making and judging videos
 
 
 def define(values: flags.FlagValues) -> None:
@@ -65,6 +68,9 @@ def define(values: flags.FlagValues) -> None:
         None,
         "prompts, as of experiments.generate, instead of held-out captions of the world",
         flag_values=values,
+    )
+    flags.DEFINE_bool(
+        "so_far", False, "report on the part of the grid that is there", flag_values=values
     )
     processes.define(values)
 
@@ -120,40 +126,36 @@ def _run(options: flags.FlagValues, team: Team) -> None:
     cli.use_compilation_cache()
     prompts = _prompts(config, options.prompts_file)
     models, search = open_search(config, prompts, exact=config.sweep.exact, drafts=True)
-    if is_shared(search.mesh):
-        raise cli.UsageError(
-            f"a sweep divides its prompts over processes, but a mesh of {search.mesh.size} devices "
-            "does not fit into one process"
-        )
+    processes.check_own(search.mesh, "a sweep divides its prompts")
     studies = read_studies(config.sweep.searches, search.outline)
-    panels = read_panels(config.sweep.panels, models.panel)
+    weights = read_weights(config.sweep.panels)
+    panels = read_panels(weights, models.panel)
     metrics = metrics_of(models)
     name = Path(options["config"].config_filename).stem
     workdir = team.agree("workdir", str(options.workdir or default_workdir(name)))
     settings = {**json.loads(config.to_json()), "prompts": prompts}
-    if not team.leads:
-        team.agree("table")
-    table = PartTable(workdir, settings, schema(metrics))
-    if team.leads:
-        team.agree("table", "is there")
+    table = PartTable.of_team(team, workdir, settings, schema(metrics))
     console = Console(highlight=False, quiet=not team.leads)
     if not console.is_terminal:
         console.width = max(console.width, 120)
     sweep = Sweep(config, models, search, studies, panels, prompts, metrics, table)
     try:
-        sweep.run(console, first=team.index / team.count)
+        if not options.so_far:
+            sweep.run(console, first=team.index / team.count)
         team.wait("every part")
         left = sweep.left()
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"the same command with --workdir={workdir} goes on") from None
-    if left:
+    if left and not options.so_far:
         console.print(f"{left} parts are with other processes; the last one writes the report")
         return
     if not team.leads:
         return
-    rows = table.rows()
+    rows = sweep.complete_rows()
+    if not rows:
+        raise cli.UsageError(f"workdir {workdir} holds no prompt with every search yet")
     table.write_whole("results.parquet", rows)
-    summary = summarise(rows, metrics, json.loads(config.sweep.panels.to_json()))
+    summary = summarise(rows, metrics, weights)
     media.write_bytes(table.folder / "summary.json", to_json(summary))
     curves = draw_curves(table.folder / "curves", summary)
     write_sweep_page(table.folder / "report.html", rows, summary, title=name)
@@ -187,11 +189,20 @@ def _prompts(config: ConfigDict, prompts_file: str | None) -> list[str]:
     return list(world.sample_captions("test", config.sweep.captions, config.seed))
 
 
+def read_weights(panels: ConfigDict) -> dict[str, dict[str, float]]:
+    """Weights by panel and verifier: `config.sweep.panels`, whose fields can hold no dot, so that
+    vbench.scene is vbench__scene there."""
+    return {
+        panel: {name.replace("__", "."): weight for name, weight in own.items()}
+        for panel, own in json.loads(panels.to_json()).items()
+    }
+
+
 def read_panels(weights: Mapping[str, Mapping[str, float]], panel: Panel) -> dict[str, Panel]:
     """The panels of a grid, by name.
 
     Args:
-      weights: `config.sweep.panels`.
+      weights: by panel and verifier.
       panel: of the config's verifiers.
 
     Raises:
@@ -336,6 +347,19 @@ class Sweep:
         """Parts that are still missing."""
         return len(self._weights().keys() - self.table.done())
 
+    def complete_rows(self) -> list[dict]:
+        """Rows of as many prompts and seeds as have every part, the same seeds for each prompt."""
+        missing = {task for task, _ in self._weights().keys() - self.table.done()}
+        seeds, prompts = self.config.sweep.seeds, range(len(self.prompts))
+        grids = []
+        for count in range(1, len(seeds) + 1):
+            own = [[_task(index, seed) for seed in seeds[:count]] for index in prompts]
+            grids.append({task for tasks in own if missing.isdisjoint(tasks) for task in tasks})
+        wanted = max(reversed(grids), key=len)
+        return [
+            row for row in self.table.rows() if _task(row["prompt_index"], row["seed"]) in wanted
+        ]
+
     def run(self, console: Console, first: float = 0.0) -> None:
         """Makes every part that no other process has or is making.
 
@@ -344,12 +368,16 @@ class Sweep:
           first: where in the grid to begin, a share in [0, 1): others begin elsewhere.
         """
         parts = self._weights()
-        tasks = [
-            (index, prompt, seed)
-            for index, prompt in enumerate(self.prompts)
+        order = np.random.default_rng(self.config.seed).permutation(len(self.prompts)).tolist()
+        cells = {
+            _task(index, seed): (index, self.prompts[index], seed)
             for seed in self.config.sweep.seeds
-        ]
-        begin = int(first * len(tasks))
+            for index in order
+        }
+        tasks, begin = list(cells), int(first * len(cells))
+        pieces = {task: [] for task in tasks[begin:] + tasks[:begin]}
+        for task, piece in parts:
+            pieces[task].append(piece)
         done = self.table.done() & parts.keys()
         if done:
             console.print(f"{len(done)} of {len(parts)} parts are done already")
@@ -363,18 +391,7 @@ class Sweep:
                     f"part {len(there)}/{len(parts)}",
                 )
 
-            going = True
-            while going:
-                going = False
-                for index, prompt, seed in tasks[begin:] + tasks[:begin]:
-                    task = _task(index, seed)
-                    wanted = {part for part in parts if part[0] == task}
-                    if wanted <= self.table.done():
-                        continue
-                    with self.table.claim(task) as mine:
-                        if mine:
-                            going = True
-                            self._work(task, index, prompt, seed, tell)
+            self.table.work(pieces, lambda task: self._work(task, *cells[task], tell))
 
     def _work(self, task: str, index: int, prompt: str, seed: int, tell) -> None:
         """Makes the missing parts of one prompt and seed."""
@@ -507,11 +524,7 @@ def spent(result: SearchResult, panel: Panel) -> Cost:
 
     Reading, writing and the verifiers that only report are left out.
     """
-    total = Cost()
-    for component in result.ledger:
-        if component not in ("io", "stage_prompts", *panel.held_out):
-            total += result.ledger[component]
-    return total
+    return result.ledger.without([*ASIDE, *panel.held_out])
 
 
 def _print(console: Console, summary: Mapping) -> None:

@@ -10,13 +10,14 @@ Whoever makes a part again writes the same file, and what has a part is not made
 import contextlib
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from experiments.cli import UsageError
+from experiments.processes import Team
 from experiments.runs import differences, lock, to_json
 from tts_jax.media import MediaError, write_bytes
 
@@ -24,13 +25,16 @@ from tts_jax.media import MediaError, write_bytes
 class PartTable:
     """A folder that holds a table and what decides its rows."""
 
-    def __init__(self, folder: Path | str, settings: Mapping, schema: pa.Schema):
+    def __init__(
+        self, folder: Path | str, settings: Mapping, schema: pa.Schema, kind: str = "sweep"
+    ):
         """Makes the folder, or goes on in one with the same settings.
 
         Args:
           folder: of this table alone.
           settings: plain values that decide the rows.
           schema: of every part.
+          kind: what the user calls the work, for messages.
 
         Raises:
           UsageError: the folder holds something else or a table with other settings, or cannot be
@@ -43,11 +47,11 @@ class PartTable:
             if path.exists():
                 if found := differences(json.loads(path.read_bytes()), json.loads(ours)):
                     raise UsageError(
-                        f"workdir {folder} holds another sweep, with other {', '.join(found)}; "
+                        f"workdir {folder} holds another {kind}, with other {', '.join(found)}; "
                         "choose another --workdir"
                     )
             elif self.folder.exists() and any(self.folder.iterdir()):
-                raise UsageError(f"workdir {folder} is not empty and holds no sweep")
+                raise UsageError(f"workdir {folder} is not empty and holds no {kind}")
             for place in (self._parts, self._claims):
                 place.mkdir(parents=True, exist_ok=True)
             if not path.exists():
@@ -55,6 +59,16 @@ class PartTable:
         except (OSError, json.JSONDecodeError) as error:
             why = getattr(error.__cause__ or error, "strerror", None) or error
             raise UsageError(f"workdir {folder} cannot be used: {why}") from error
+
+    @classmethod
+    def of_team(cls, team: Team, *arguments, **options) -> "PartTable":
+        """One table for all processes of a job, of which the first makes the folder."""
+        if not team.leads:
+            team.agree("table")
+        table = cls(*arguments, **options)
+        if team.leads:
+            team.agree("table", "is there")
+        return table
 
     def _part(self, task: str, piece: str) -> Path:
         return self._parts / f"{task}.{piece}.parquet"
@@ -75,6 +89,26 @@ class PartTable:
             for left in self._parts.glob(f".{task}.*.part"):
                 left.unlink(missing_ok=True)
             yield True
+
+    def work(self, tasks: Mapping[str, Collection[str]], make: Callable[[str], None]) -> None:
+        """Makes every task that lacks a piece and that no other process is making.
+
+        Args:
+          tasks: by name, in order, the pieces they consist of.
+          make: makes the pieces of a task that are missing.
+        """
+        wanted = {task: {(task, piece) for piece in pieces} for task, pieces in tasks.items()}
+        done, going = self.done(), True
+        while going:
+            going = False
+            for task, pieces in wanted.items():
+                if pieces <= done:
+                    continue
+                with self.claim(task) as mine:
+                    if mine and not pieces <= self.done():
+                        going = True
+                        make(task)
+                done = self.done()
 
     def write(self, task: str, piece: str, rows: Sequence[Mapping]) -> None:
         """Adds a part.

@@ -1,28 +1,49 @@
-r"""Scores a folder of videos by VBench, in dimensions whose networks or detections are given.
+r"""Scores videos by VBench, in dimensions whose networks or detections are given.
 
 python -m experiments.vbench --videos=DIR --networks=viclip=DIR,aesthetic=DIR --workdir=runs/vbench
+python -m experiments.vbench --config=configs/nova_d48w1024_osp480.py \
+  --config.generator.checkpoint=DIR --prompts=VBench_full_info.json --networks=dino=DIR \
+  --workdir=runs/suite
 
-Without --suite the folder is custom input: every file is scored, and there is no Total. Prompts are
-those of the file names, or come from --prompt or --prompts. Six dimensions look for what an entry
-of --info names for the prompt, and are scored where there is one.
+Without --videos it makes them by the published protocol: 5 of each prompt of the list (of those
+whose --dimensions are asked for), 25 where flickering is measured, or --samples of each, all with
+their own recorded seeds: one sample, and the winner of the config's search. Both are scored as a
+suite and compared, with 95 % bootstrap intervals over prompts and the cost of each. Search picks by
+design; say so beside its scores. Killed, the same command goes on; started several times, or on
+many hosts, its processes share the videos. The base and the searched videos have detections of
+their own: --detections=BASE.json,SEARCHED.json. See docs/vbench.md.
+
+With --videos, but without --suite, the folder is custom input: every file is scored, and there is
+no Total. Prompts are those of the file names, or come from --prompt or --prompts. Six dimensions
+look for what an entry of --info names for the prompt, and are scored where there is one.
 
 With --suite and VBench's list of prompts as --info, each dimension reads the files of its own
 prompts, named "{prompt}-{index}.mp4"; where all sixteen are computed over all files there are
 Quality, Semantic and Total. With RAFT, temporal flickering reads the still ones of 25 candidates.
+
+Dynamic degree (network raft) and motion smoothness (amt) need sides of at least 128 pixels: with a
+smaller video among the files they are not computed, and the table says so.
+
+Files are read once and judged in groups: the frames of several go through a network together, and
+what two dimensions want to know of a file is computed once.
 
 Detections of objects and captions are recorded by other programs; see
 `tts_jax.evaluation.vbench.recorded` for the file that --detections names.
 
 Writes eval_results.json in VBench's own form, and table.md and table.json, which also say what is
 not computed and why. A score on custom input is none of the leaderboard's. The same command goes on
-after a kill with what journal.jsonl does not have.
+after a kill with what journal.jsonl does not have. Of videos that are made, these are in base/ and
+searched/, the files in videos/, and comparison.md and comparison.json set the two side by side.
+
+Stand-ins without weights, named proxy_*, are measured where --dimensions names them: they are in
+the tables only, and enter none of the final scores.
 """
 
 import functools
 import hashlib
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -31,23 +52,49 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from experiments import cli
+from experiments import cli, processes, suite, suite_report
+from experiments.runs import to_json
 from tts_jax import media
 from tts_jax.evaluation.vbench import rules, sampling
-from tts_jax.evaluation.vbench.dimensions import DIMENSIONS, Dimension, Networks, Video, is_static
+from tts_jax.evaluation.vbench.dimensions import (
+    DIMENSIONS,
+    STAND_INS,
+    Dimension,
+    Networks,
+    Video,
+    ask,
+    ask_all,
+    is_static,
+)
 from tts_jax.evaluation.vbench.networks import load_networks
 from tts_jax.evaluation.vbench.recorded import read_recorded
 from tts_jax.evaluation.vbench.scores import final_scores
 from tts_jax.report.progress import Bar
 
+MEASURES = {**DIMENSIONS, **STAND_INS}
 FLICKERING = "temporal_flickering"
+GROUP_BYTES = 1 << 24  # of frames that are judged together; networks' inputs take some tens of that
 
 
 def define(values: flags.FlagValues) -> None:
     """The program's own flags."""
-    flags.DEFINE_string("videos", None, "folder of mp4 and gif files", flag_values=values)
+    flags.DEFINE_string(
+        "videos", None, "folder of mp4 and gif files; without it they are made", flag_values=values
+    )
+    flags.DEFINE_integer(
+        "samples",
+        0,
+        "videos to make of each prompt (0: the protocol's)",
+        lower_bound=0,
+        flag_values=values,
+    )
     flags.DEFINE_string("workdir", "runs/vbench", "where results go", flag_values=values)
-    flags.DEFINE_list("dimensions", [], "default: what can be computed", flag_values=values)
+    flags.DEFINE_list(
+        "dimensions",
+        [],
+        f"default: all that can be computed; also the stand-ins {', '.join(STAND_INS)}",
+        flag_values=values,
+    )
     flags.DEFINE_list("networks", [], "name=folder of a converted network", flag_values=values)
     flags.DEFINE_string("detections", None, "recorded detections, JSON", flag_values=values)
     flags.DEFINE_string(
@@ -56,7 +103,11 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_bool("suite", False, "score the benchmark's own prompts", flag_values=values)
     flags.DEFINE_string("prompt", None, "the prompt of every file", flag_values=values)
     flags.DEFINE_string(
-        "prompts", None, "JSON object from file names to prompts", flag_values=values
+        "prompts",
+        None,
+        "without --videos, VBench_full_info.json or a list of its form; else a JSON object from "
+        "file names to prompts",
+        flag_values=values,
     )
     flags.DEFINE_bool(
         "several_processes",
@@ -64,6 +115,7 @@ def define(values: flags.FlagValues) -> None:
         "average as VBench does over several processes",
         flag_values=values,
     )
+    processes.define(values)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,20 +155,98 @@ class Prompts:
 
 
 def main(options: flags.FlagValues) -> None:
-    """Runs the program."""
+    """Runs the program, in one process or many."""
     cli.use_compilation_cache()
     if options.videos is None:
-        raise cli.UsageError("name the folder of videos: --videos=DIR")
-    prompts = _prompts(options)
+        with processes.job(options) as team:
+            _make_and_compare(options, team)
+        return
+    recorded = _recorded([options.detections] if options.detections else [{}])[0]
+    prompts, networks = _prompts(options), _networks(options)
+    found = _score(options, prompts, networks, recorded, Path(options.videos), options.workdir)
+    if not found.table["rows"]:
+        raise cli.RunFault("no dimension could be computed; table.md says why")
+
+
+def _make_and_compare(options: flags.FlagValues, team: processes.Team) -> None:
+    """Both videos of every prompt and index, then their scores."""
+    path = options.prompts or options.info
+    if not path:
+        raise cli.UsageError(
+            "name the folder of videos, --videos=DIR, or have them made of VBench's list of "
+            "prompts: --prompts=VBench_full_info.json"
+        )
+    if options.prompt or options.suite or (options.prompts and options.info):
+        raise cli.UsageError("--prompt, --suite and a second list of prompts are of --videos")
+    prompts = Prompts(entries=_entries(path), suite=True)
+    names = (options.detections or "").split(",") if options.detections else [{}, {}]
+    if len(names) != len(suite.ROLES):
+        raise cli.UsageError(
+            "the base and the searched videos have detections of their own: "
+            "--detections=BASE.json,SEARCHED.json"
+        )
+    recorded = dict(zip(suite.ROLES, _recorded(names), strict=True))
+    networks = _networks(options)
+    for own in recorded.values():  # says what is wrong before it begins
+        dimensions = _choose(options.dimensions, networks, own)
+    del networks
+    dimensions = [name for name in dimensions if name in DIMENSIONS] or list(DIMENSIONS)
+    wanted = suite.protocol(prompts.entries, dimensions, options.samples)
+    workdir = Path(team.agree("workdir", options.workdir))
+    console, folder = Console(highlight=False, quiet=not team.leads), workdir / "videos"
+    table = suite.open_table(options.config, folder, prompts.entries, team)
     try:
-        files = sampling.find_videos(options.videos)
-        recorded = read_recorded(options.detections) if options.detections else {}
-        networks = load_networks(_folders(options.networks))
+        left = suite.make_videos(options.config, wanted, table, team, console)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"the same command with --workdir={workdir} goes on") from None
+    if left:
+        console.print(f"{left} videos are with other processes; the last one scores them")
+    if left or not team.leads:
+        return
+    networks = _networks(options)
+    found = {
+        role: _score(options, prompts, networks, own, folder / role, workdir / role)
+        for role, own in recorded.items()
+    }
+    rows = suite.rows_of(table, wanted)
+    report = suite_report.report(options.config, prompts.entries, rows, found)
+    media.write_bytes(workdir / "comparison.json", to_json(report))
+    text = suite_report.markdown(report)
+    media.write_bytes(workdir / "comparison.md", text.encode())
+    console.print(text, markup=False)
+
+
+def _networks(options: flags.FlagValues) -> Networks:
+    try:
+        return load_networks(_folders(options.networks))
     except ValueError as error:
         raise cli.UsageError(str(error)) from error
+
+
+def _recorded(files: Sequence[str | Mapping]) -> list[Mapping]:
+    """What detection files hold; those that are read already stay."""
+    try:
+        return [read_recorded(file) if isinstance(file, str) else file for file in files]
+    except ValueError as error:
+        raise cli.UsageError(str(error)) from error
+
+
+def _score(
+    options: flags.FlagValues,
+    prompts: Prompts,
+    networks: Networks,
+    recorded: Mapping,
+    folder: Path,
+    workdir: Path | str,
+) -> "Evaluation":
+    """Scores the videos of a folder and writes what is found."""
+    console, workdir = Console(highlight=False), Path(workdir)
     chosen = _choose(options.dimensions, networks, recorded)
-    console, workdir = Console(highlight=False), Path(options.workdir)
-    table, results = evaluate(
+    try:
+        files = sampling.find_videos(folder)
+    except ValueError as error:
+        raise cli.UsageError(str(error)) from error
+    found = evaluate(
         files,
         prompts,
         chosen,
@@ -126,14 +256,13 @@ def main(options: flags.FlagValues) -> None:
         console=console,
         journal=_open_journal(workdir, options),
     )
-    for name, content in (("eval_results", results), ("table", table)):
+    for name, content in (("eval_results", found.results), ("table", found.table)):
         text = json.dumps(content, indent=2) + "\n"
         media.write_bytes(workdir / f"{name}.json", text.encode())
-    media.write_bytes(workdir / "table.md", markdown(table).encode())
-    _print(console, table)
+    media.write_bytes(workdir / "table.md", markdown(found.table).encode())
+    _print(console, found.table)
     console.print(f"written to {workdir}")
-    if not results:
-        raise cli.RunFault("no dimension could be computed; table.md says why")
+    return found
 
 
 class Journal:
@@ -148,10 +277,13 @@ class Journal:
             for line in map(json.loads, lines):
                 self._known[tuple(line["file"]), line["what"]] = line["found"]
 
+    def known(self, file: Path, what: str) -> bool:
+        """Whether something is known of a file."""
+        return (_stamp(file), what) in self._known
+
     def find(self, file: Path, what: str, compute: Callable[[], object]) -> object:
         """What is known of a file; what is not is computed, and kept."""
-        status = file.stat()
-        stamp = file.name, status.st_size, status.st_mtime_ns
+        stamp = _stamp(file)
         if (stamp, what) not in self._known:
             found = self._known[stamp, what] = compute()
             if self._path is not None:
@@ -160,12 +292,19 @@ class Journal:
         return self._known[stamp, what]
 
 
+def _stamp(file: Path) -> tuple[str, int, int]:
+    """What tells a file from a changed one."""
+    status = file.stat()
+    return file.name, status.st_size, status.st_mtime_ns
+
+
 def _open_journal(workdir: Path, options: flags.FlagValues) -> Journal:
     """The journal of a run with the same networks, detections and prompts."""
     settings = {"networks": sorted(options.networks), "prompt": options.prompt}
     for name in ("detections", "info", "prompts"):
-        path = getattr(options, name)
-        settings[name] = hashlib.sha256(Path(path).read_bytes()).hexdigest() if path else None
+        paths = (getattr(options, name) or "").split(",")
+        found = [hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in paths if path]
+        settings[name] = ",".join(found) or None
     path, text = workdir / "config.json", json.dumps(settings, indent=2) + "\n"
     if path.exists() and path.read_text() != text:
         raise cli.UsageError(f"{workdir} holds scores with other networks, detections or prompts")
@@ -185,10 +324,12 @@ def _folders(arguments: Sequence[str]) -> dict[str, str]:
 def _choose(names: Sequence[str], networks: Networks, recorded: Mapping) -> list[str]:
     """The dimensions asked for; all if none are named."""
     for name in names:
-        if name not in DIMENSIONS:
-            known = ", ".join(DIMENSIONS)
-            raise cli.UsageError(f"{name!r} is no VBench dimension; they are {known}")
-        if lack := DIMENSIONS[name].lacks(networks, recorded):
+        if name not in MEASURES:
+            known, others = (", ".join(names) for names in (DIMENSIONS, STAND_INS))
+            raise cli.UsageError(
+                f"{name!r} is no VBench dimension; they are {known}; stand-ins are {others}"
+            )
+        if lack := MEASURES[name].lacks(networks, recorded):
             raise cli.UsageError(f"{name} cannot be computed: {lack}")
     return list(names) or list(DIMENSIONS)
 
@@ -211,14 +352,35 @@ def _prompts(options: flags.FlagValues) -> Prompts:
         raise cli.UsageError("--suite, --prompt and --prompts exclude one another")
     entries, by_file = [], {}
     if options.info:
-        form = 'a list of objects with "prompt_en" and "dimension"'
-        entries = _read_json(options.info, list, form)
-        for entry in entries:
-            if not isinstance(entry, dict) or not {"prompt_en", "dimension"} <= entry.keys():
-                raise cli.UsageError(f"{options.info} must be {form}")
+        entries = _entries(options.info)
     if options.prompts:
         by_file = _read_json(options.prompts, dict, "an object from file names to prompts")
     return Prompts(entries=entries, suite=options.suite, one=options.prompt, by_file=by_file)
+
+
+def _entries(path: str) -> list[dict]:
+    """VBench's list of prompts."""
+    form = 'a list of objects with "prompt_en" and "dimension"'
+    entries = _read_json(path, list, form)
+    for entry in entries:
+        if not isinstance(entry, dict) or not {"prompt_en", "dimension"} <= entry.keys():
+            raise cli.UsageError(f"{path} must be {form}")
+    return entries
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What is found on files.
+
+    Attributes:
+      table: rows, what is not computed, and the final scores or why there are none.
+      results: {dimension: [score, records]}, VBench's own form, without stand-ins.
+      values: by dimension and file name, the value of each video that has one.
+    """
+
+    table: dict
+    results: dict
+    values: dict[str, dict[str, float]]
 
 
 @dataclass
@@ -231,7 +393,7 @@ class _Task:
     remarks: list[str] = field(default_factory=list)
     whole: bool = True
     records: list[dict] = field(default_factory=list)
-    verdicts: list[rules.Verdict] = field(default_factory=list)
+    verdicts: dict[str, rules.Verdict] = field(default_factory=dict)
     fault: str | None = None
 
 
@@ -245,7 +407,7 @@ def evaluate(
     several_processes: bool = False,
     console: Console | None = None,
     journal: Journal | None = None,
-) -> tuple[dict, dict]:
+) -> Evaluation:
     """Scores files with dimensions.
 
     Args:
@@ -258,17 +420,13 @@ def evaluate(
       console: gets a progress bar.
       journal: has what an earlier run found, and gets what this one does.
 
-    Returns:
-      The table, with rows, what is not computed, and the final scores or why there are none; and
-      {dimension: [score, records]}.
-
     Raises:
       UsageError: a file cannot be read.
     """
     journal = journal or Journal()
     tasks, absent = [], {name: "not asked for" for name in DIMENSIONS if name not in names}
     for name in names:
-        lack = DIMENSIONS[name].lacks(networks, recorded)
+        lack = MEASURES[name].lacks(networks, recorded)
         task = None if lack else _plan(name, files, prompts, networks, recorded, journal)
         if task is not None and task.files:
             tasks.append(task)
@@ -279,34 +437,35 @@ def evaluate(
         for path in task.files:
             readers[path].append(task)
     with Bar(console or Console(quiet=True), len(files)) as bar:
-        for index, path in enumerate(files):
-            read = functools.cache(functools.partial(_read, path, prompts, recorded))
-            for task in readers[path]:
-                if task.fault is None:
-                    _judge(task, path, read, networks, journal)
-            bar.update(index + 1, path.name)
-    rows, results = [], {}
+        done = 0
+        for group in _groups(readers, prompts, recorded, journal):
+            _judge(group, readers, networks, journal)
+            done += len(group)
+            bar.update(done, list(group)[-1].name)
+    rows, results, values = [], {}, {}
     for task in tasks:
         try:
             if task.fault is not None:
                 raise ValueError(task.fault)
-            score = rules.combine(task.verdicts, several_processes=several_processes)
+            score = rules.combine(list(task.verdicts.values()), several_processes=several_processes)
         except ValueError as error:
             absent[task.dimension.name] = str(error)
             continue
         if left_out := len(task.verdicts) - len(task.records):
             task.remarks.append(f"{left_out} of {len(task.verdicts)} files show nothing to judge")
-        results[task.label] = [score, task.records]
+        if task.dimension.name in DIMENSIONS:
+            results[task.label] = [score, task.records]
+        values[task.label] = {n: v.total / v.count for n, v in task.verdicts.items() if v.count}
         remark = "; ".join(task.remarks)
         row = {"dimension": task.label, "score": score, "videos": len(task.records)}
-        rows.append({**row, "remark": remark})
+        rows.append({**row, "whole": prompts.suite and task.whole, "remark": remark})
     table = {
         "input": "suite" if prompts.suite else "custom input",
         "averaging": "several_processes" if several_processes else "one_process",
         "rows": rows,
         "not_computed": {name: absent[name] for name in DIMENSIONS if name in absent},
     }
-    return {**table, **_final(table, tasks)}, results
+    return Evaluation(table={**table, **_final(table, tasks)}, results=results, values=values)
 
 
 def _plan(
@@ -318,9 +477,12 @@ def _plan(
     journal: Journal,
 ) -> _Task:
     """Which files a dimension reads, and what is to be said of that."""
-    dimension = DIMENSIONS[name]
+    dimension = MEASURES[name]
     task = _Task(dimension, name, list(files))
-    if prompts.suite:
+    if name in STAND_INS:
+        task.remarks.append("a stand-in, no dimension of VBench")
+        task.whole = False
+    elif prompts.suite:
         wanted = prompts.of_dimension(name)
         filtered = name == FLICKERING and "raft" in networks
         count = sampling.STATIC_CANDIDATES if filtered else sampling.VIDEOS_PER_PROMPT
@@ -359,7 +521,11 @@ def _keep_static(
     """Leaves the static files of the candidates to temporal flickering."""
 
     def keep(path: Path) -> bool:
-        return journal.find(path, "static", lambda: is_static(_read(path, prompts, {}), networks))
+        def still() -> bool:
+            video = _read(path, prompts, {})
+            return ask(is_static(video), video, networks)
+
+        return journal.find(path, "static", still)
 
     try:
         kept = sampling.choose_static(task.files, keep)
@@ -384,24 +550,55 @@ def _read(path: Path, prompts: Prompts, recorded: Mapping) -> Video:
     return Video(path.name, frames, fps, prompt, prompts.info(prompt), found)
 
 
-def _judge(
-    task: _Task, path: Path, read: Callable[[], Video], networks: Networks, journal: Journal
-) -> None:
-    def compute() -> dict:
-        video = read()
-        try:
-            return asdict(task.dimension(video, networks))
-        except ValueError as error:
-            return {"fault": str(error)}
+def _groups(
+    readers: Mapping[Path, Sequence[_Task]],
+    prompts: Prompts,
+    recorded: Mapping,
+    journal: Journal,
+) -> Iterator[dict[Path, Video | None]]:
+    """Files that are judged together, each read once, and not at all where nothing is to judge."""
+    group, size = {}, 0
+    for path, tasks in readers.items():
+        wanted = any(
+            task.fault is None and not journal.known(path, task.dimension.name) for task in tasks
+        )
+        group[path] = _read(path, prompts, recorded) if wanted else None
+        size += group[path].frames.nbytes if wanted else 0
+        if size >= GROUP_BYTES:
+            yield group
+            group, size = {}, 0
+    if group:
+        yield group
 
-    found = journal.find(path, task.dimension.name, compute)
-    if "fault" in found:
-        task.fault = found["fault"]
-        return
-    verdict = rules.Verdict(**found)
-    task.verdicts.append(verdict)
-    if verdict.record is not None:
-        task.records.append({"video_path": str(path), **verdict.record})
+
+def _judge(
+    group: Mapping[Path, Video | None],
+    readers: Mapping[Path, Sequence[_Task]],
+    networks: Networks,
+    journal: Journal,
+) -> None:
+    """Judges the files of a group in all dimensions that read them."""
+    todo = [(path, task) for path in group for task in readers[path] if task.fault is None]
+    new = [(p, t.dimension) for p, t in todo if not journal.known(p, t.dimension.name)]
+    askings = [(dimension.asking(group[path], networks), group[path]) for path, dimension in new]
+    answers = zip(new, ask_all(askings, networks), strict=True)
+    found = {(path, dimension.name): answer for (path, dimension), answer in answers}
+    for path, task in todo:
+        if task.fault is not None:
+            continue
+        what = task.dimension.name
+        entry = journal.find(path, what, functools.partial(_entry, found.get((path, what))))
+        if "fault" in entry:
+            task.fault = entry["fault"]
+            continue
+        verdict = rules.Verdict(**entry)
+        task.verdicts[path.name] = verdict
+        if verdict.record is not None:
+            task.records.append({"video_path": str(path), **verdict.record})
+
+
+def _entry(found: rules.Verdict | ValueError) -> dict:
+    return {"fault": str(found)} if isinstance(found, ValueError) else asdict(found)
 
 
 def _final(table: Mapping, tasks: Sequence[_Task]) -> dict:
@@ -409,10 +606,13 @@ def _final(table: Mapping, tasks: Sequence[_Task]) -> dict:
     if table["input"] != "suite":
         return {"final": None, "no_final": "they are defined for the whole suite only"}
     parts = list(table["not_computed"])
-    parts += [t.dimension.name for t in tasks if not t.whole and t.dimension.name not in parts]
+    own = [task for task in tasks if task.dimension.name in DIMENSIONS]
+    parts += [t.dimension.name for t in own if not t.whole and t.dimension.name not in parts]
     if parts:
         return {"final": None, "no_final": f"not computed over the whole suite: {', '.join(parts)}"}
-    scores = final_scores({row["dimension"]: row["score"] for row in table["rows"]})
+    names = {task.label for task in own}
+    rows = [row for row in table["rows"] if row["dimension"] in names]
+    scores = final_scores({row["dimension"]: row["score"] for row in rows})
     final = {n: getattr(scores, n) for n in ("quality", "semantic", "total")}
     return {"final": final, "no_final": None}
 

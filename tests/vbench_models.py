@@ -21,15 +21,18 @@ class Models:
     Attributes:
       manifest: the parsed `models_manifest.json`.
       outputs: the arrays of `models.npz`.
+      clips: those of `clips.npz`, uint8.
     """
 
     manifest: dict
     outputs: dict[str, np.ndarray]
+    clips: dict[str, np.ndarray]
 
     @classmethod
     def read(cls, folder: Path) -> "Models":
-        with np.load(folder / "models.npz") as outputs:
-            return cls(json.loads((folder / "models_manifest.json").read_text()), dict(outputs))
+        manifest = json.loads((folder / "models_manifest.json").read_text())
+        with np.load(folder / "models.npz") as outputs, np.load(folder / "clips.npz") as clips:
+            return cls(manifest, dict(outputs), dict(clips))
 
     def config(self, model: str) -> dict:
         """The sizes of a network."""
@@ -50,6 +53,14 @@ class Models:
     def input(self, model: str, name: str, shape) -> np.ndarray:
         """A network's input by its name in the manifest."""
         return draw(self.manifest[model]["inputs"][name], shape)
+
+    def frames(self, model: str) -> tuple[np.ndarray, ...]:
+        """The frames that a flow network reads, [1, H, W, 3] each: levels as float32."""
+        about = self.manifest[model]["inputs"]
+        (height, width), times = about["crop"], about["pixel_repeat"]
+        frames = self.clips[about["clip"]][about["frames"]].astype(np.float32)
+        frames = frames.repeat(times, axis=1).repeat(times, axis=2)[:, :height, :width]
+        return tuple(frames[:, None])
 
     def tolerance(self, model: str) -> float:
         """Ten times the reference's own rounding error, and not less than 1e-5."""

@@ -8,7 +8,7 @@ folder `params`, whose tree is {part: {flat name: array}}; it is read straight o
 import dataclasses
 import types
 import typing
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ from flax import nnx
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
+from tts_jax import precision
+
 ORBAX = "params"
 
 
@@ -30,14 +32,17 @@ class CheckpointError(ValueError):
 def flatten(params: Mapping) -> dict[str, jax.Array]:
     """Flat names to leaves of a nested parameter dictionary, in the tree's order."""
     leaves = jax.tree_util.tree_flatten_with_path(params)[0]
-    return {".".join(str(entry.key) for entry in path): leaf for path, leaf in leaves}
+    return {_name(path): leaf for path, leaf in leaves}
 
 
 def unflatten(flat: Mapping[str, object], like: Mapping) -> dict:
     """Nested dictionary with the structure of `like` and the leaves of `flat`."""
     paths, tree = jax.tree_util.tree_flatten_with_path(like)
-    names = [".".join(str(entry.key) for entry in path) for path, _ in paths]
-    return jax.tree.unflatten(tree, [flat[name] for name in names])
+    return jax.tree.unflatten(tree, [flat[_name(path)] for path, _ in paths])
+
+
+def _name(path: tuple) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator=".")
 
 
 class _OneKey:
@@ -52,7 +57,11 @@ class _OneKey:
 
 @lru_cache(maxsize=256)
 def _abstract(model, config):
-    graph, state = nnx.split(nnx.eval_shape(lambda: model(config, rngs=_OneKey(jax.random.key(0)))))
+    network = nnx.eval_shape(lambda: model(config, rngs=_OneKey(jax.random.key(0))))
+    for _, node in nnx.iter_graph(network):
+        if isinstance(node, nnx.Param):  # whatever type it is held in, modules read numbers
+            node.set_metadata(on_get_value=precision.readable)
+    graph, state = nnx.split(network)
     return graph, nnx.to_pure_dict(state)
 
 
@@ -128,7 +137,9 @@ def _refuse(path: Path, faults: list[str]) -> None:
         raise CheckpointError(f"checkpoint {path} does not fit the model: {'; '.join(faults)}")
 
 
-def load_parts(folder: Path | str, likes: Mapping[str, Mapping], dtype=None) -> dict[str, dict]:
+def load_parts(
+    folder: Path | str, likes: Mapping[str, Mapping], dtype=None, weights: str = precision.STORED
+) -> dict[str, dict]:
     """Reads the parameters of a model's parts, in either form of checkpoint.
 
     Args:
@@ -137,15 +148,19 @@ def load_parts(folder: Path | str, likes: Mapping[str, Mapping], dtype=None) -> 
         have one, sharding.
       dtype: type of the returned arrays; by default float32 for safetensors files, and the type
         in which the parameters are stored for `params`.
+      weights: in what they are held, see `tts_jax.precision`; each part is converted before the
+        next one is read.
 
     Raises:
       CheckpointError: something is missing, unreadable, or has other arrays than the model.
     """
-    folder = Path(folder)
+    folder, dtype = Path(folder), precision.read_as(weights, dtype)
     if (folder / ORBAX).is_dir():
-        return load_orbax(folder / ORBAX, likes, dtype)
+        return load_orbax(folder / ORBAX, likes, dtype, weights=weights)
     return {
-        part: load_safetensors(folder / f"{part}.safetensors", like, dtype or jnp.float32)
+        part: precision.hold(
+            load_safetensors(folder / f"{part}.safetensors", like, dtype or jnp.float32), weights
+        )
         for part, like in likes.items()
     }
 
@@ -164,7 +179,12 @@ def orbax_alone():
 
 
 def load_orbax(
-    path: Path | str, likes: Mapping[str, Mapping], dtype=None, *, partial: bool = False
+    path: Path | str,
+    likes: Mapping[str, Mapping],
+    dtype=None,
+    *,
+    partial: bool = False,
+    weights: str = precision.STORED,
 ) -> dict[str, dict]:
     """Reads parts of an orbax checkpoint; names and shapes must match exactly.
 
@@ -173,6 +193,7 @@ def load_orbax(
       likes: as for `load_parts`.
       dtype: type of the returned arrays; by default the stored one.
       partial: whether the checkpoint may have parts that are not in `likes`; they are not read.
+      weights: as for `load_parts`.
 
     Raises:
       CheckpointError: as for `load_parts`; all differences are in the one message.
@@ -194,21 +215,31 @@ def load_orbax(
     _refuse(path, differences(found, wanted))
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
-    def abstract(part: str, name: str, leaf):
-        if part in skipped:
+    def abstract(part: str, name: str, leaf, asked: Sequence[str]):
+        if part not in asked:
             return ocp.PLACEHOLDER
         sharding = getattr(wanted[f"{part}.{name}"], "sharding", None) or here
         return jax.ShapeDtypeStruct(leaf.shape, dtype or leaf.dtype, sharding=sharding)
 
-    tree = {
-        part: {n: abstract(part, n, leaf) for n, leaf in stored[part].items()} for part in stored
+    def read(asked: Sequence[str]) -> dict:
+        tree = {
+            part: {n: abstract(part, n, leaf, asked) for n, leaf in leaves.items()}
+            for part, leaves in stored.items()
+        }
+        try:
+            with orbax_alone():
+                return ocp.load(path, tree)
+        except Exception as error:
+            line = _first_line(error)
+            raise CheckpointError(f"checkpoint {path} cannot be read: {line}") from error
+
+    if weights != precision.INT8:  # already of the type that was asked for
+        loaded = read(list(likes))
+        return {part: unflatten(loaded[part], like) for part, like in likes.items()}
+    return {
+        part: precision.hold(unflatten(read([part])[part], like), weights)
+        for part, like in likes.items()
     }
-    try:
-        with orbax_alone():
-            loaded = ocp.load(path, tree)
-    except Exception as error:
-        raise CheckpointError(f"checkpoint {path} cannot be read: {_first_line(error)}") from error
-    return {part: unflatten(loaded[part], like) for part, like in likes.items()}
 
 
 def _first_line(error: Exception) -> str:

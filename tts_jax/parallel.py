@@ -7,7 +7,7 @@ are `jax.shard_map`ped over `branch`, and the compiler divides what is left over
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
 
@@ -19,12 +19,13 @@ BRANCH, MODEL, SEQUENCE = AXES = "branch", "model", "sequence"
 
 # Which axis of a parameter the devices of `model` divide, by the first pattern that fits its flat
 # name. The columns of a matrix, then the rows of the one that follows it, need one sum between
-# devices; what fits no pattern is stored divided and gathered when it is used (fsdp).
+# devices; what fits no pattern is stored divided and gathered when it is used (fsdp). The integers
+# of int8 weights, `.qvalue`, are divided like the numbers that they stand for; scales are not.
 COLUMNS, ROWS, WIDEST, WHOLE = -1, -2, "widest", None
 RULES = (
-    (r"(.*\.)?(q|k|v|up|gate|fc1|mlp|head)\.kernel", COLUMNS),
-    (r"(.*\.)?(out|down|fc2)\.kernel", ROWS),
-    (r"(.*\.)?token\.embedding", COLUMNS),
+    (r"(.*\.)?(q|k|v|up|gate|fc1|mlp|head)\.kernel(\.qvalue)?", COLUMNS),
+    (r"(.*\.)?(out|down|fc2)\.kernel(\.qvalue)?", ROWS),
+    (r"(.*\.)?token\.embedding(\.qvalue)?", COLUMNS),
     (r"(.*\.)?(bias|scale|positions?|table)", WHOLE),
     (r".*", WIDEST),
 )
@@ -287,19 +288,33 @@ class TracedDeviceByDevice:
             args = jax.tree.map(lambda x, own=own: x.update(sharding=own), self._args)
             programs[device] = self._function.trace(*args).lower().compile()
 
-        def run(*args):
-            leaves, tree = jax.tree.flatten(args)
-            held = [{part.device: part.data for part in x.addressable_shards} for x in leaves]
-            results = [
-                program(*jax.tree.unflatten(tree, [parts[device] for parts in held]))
-                for device, program in programs.items()
-            ]
-            return jax.tree.map(self._join, *results)
+        return side_by_side(programs, self._mesh)
 
-        run.programs = programs
-        return run
 
-    def _join(self, *parts):
-        shape = len(parts[0]) * self.devices, *parts[0].shape[1:]
-        sharding = NamedSharding(self._mesh, PartitionSpec(BRANCH))
+def side_by_side(programs: Mapping[jax.Device, Callable], mesh: Mesh) -> Callable:
+    """A function of whole batches of which every device runs its share.
+
+    Args:
+      programs: of a share, by device of this process.
+      mesh: divides branches only.
+
+    Returns:
+      The function; its attribute `programs` holds those given.
+    """
+    sharding = NamedSharding(mesh, PartitionSpec(BRANCH))
+
+    def join(*parts):
+        shape = len(parts[0]) * mesh.shape[BRANCH], *parts[0].shape[1:]
         return jax.make_array_from_single_device_arrays(shape, sharding, parts)
+
+    def run(*args):
+        leaves, tree = jax.tree.flatten(args)
+        held = [{part.device: part.data for part in x.addressable_shards} for x in leaves]
+        results = [
+            program(*jax.tree.unflatten(tree, [parts[device] for parts in held]))
+            for device, program in programs.items()
+        ]
+        return jax.tree.map(join, *results)
+
+    run.programs = programs
+    return run

@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Callable
 
-from experiments.networks import cogvideox, pyramid_flow, text
+from experiments.networks import cogvideox, pyramid_flow, text, wan
 from experiments.networks.pairs import Network
 
 SIZES = ("tiny", "mid")  # mid: about 100 million parameters
@@ -17,14 +17,19 @@ NETWORKS: dict[str, Callable[[str], Network]] = {
     "cogvideox_5b": functools.partial(cogvideox.transformer, rotary=True),
     "cogvideox_vae_encode": functools.partial(cogvideox.vae, method="encode"),
     "cogvideox_vae_decode": functools.partial(cogvideox.vae, method="decode"),
+    "wan": wan.transformer,
+    "wan_vae_encode": functools.partial(wan.vae, method="encode"),
+    "wan_vae_decode": functools.partial(wan.vae, method="decode"),
     "t5": text.t5,
+    "umt5": text.umt5,
     "clip_text": text.clip_text,
 }
 
 
 def layered(layers: int) -> dict[str, Network]:
     """Abstract networks of so many layers, narrow: their width hardly matters to the compiler."""
-    return pyramid_flow.layered(layers) | cogvideox.layered(layers) | text.layered(layers)
+    families = pyramid_flow, cogvideox, wan, text
+    return {name: own for family in families for name, own in family.layered(layers).items()}
 
 
 def decoders(*, small: bool = False) -> dict[str, Network]:

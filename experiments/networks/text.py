@@ -1,9 +1,12 @@
 """Text encoders beside those of transformers."""
 
+from collections.abc import Callable
+
 import jax.numpy as jnp
 
 from converters.clip import CLIP_TEXT_IGNORED, CLIP_TEXT_RULES
-from converters.t5 import IGNORED, T5_RULES
+from converters.core import Rules
+from converters.t5 import IGNORED, T5_RULES, UMT5_RULES
 from experiments.networks.pairs import Network, abstract, apply, paired, random_tokens, spec
 from tts_jax.language.clip_text import TextConfig, TextTower
 from tts_jax.language.t5 import T5Config, T5Encoder
@@ -11,11 +14,21 @@ from tts_jax.language.t5 import T5Config, T5Encoder
 
 def t5(size: str) -> Network:
     """The T5 encoder; `size` is one of `SIZES`."""
-    from transformers import T5Config as PublishedConfig
-    from transformers import T5EncoderModel
+    from transformers import T5Config, T5EncoderModel
 
+    return _t5(size, T5Config, T5EncoderModel, T5_RULES)
+
+
+def umt5(size: str) -> Network:
+    """The UMT5 encoder, whose layers have positions of their own; `size` is one of `SIZES`."""
+    from transformers import UMT5Config, UMT5EncoderModel
+
+    return _t5(size, UMT5Config, UMT5EncoderModel, UMT5_RULES)
+
+
+def _t5(size: str, build_config: Callable, build: Callable, rules: Rules) -> Network:
     heads, layers, vocabulary, length = {"tiny": (2, 2, 64, 16), "mid": (12, 12, 32128, 128)}[size]
-    published = PublishedConfig(
+    published = build_config(
         vocab_size=vocabulary,
         d_model=64 * heads,
         d_kv=64,
@@ -26,10 +39,10 @@ def t5(size: str) -> Network:
     )
     config = T5Config.from_reference(published.to_dict())
     return paired(
-        T5EncoderModel(published),
+        build(published),
         T5Encoder,
         config,
-        T5_RULES,
+        rules,
         IGNORED,
         apply,
         (random_tokens(vocabulary, length),),

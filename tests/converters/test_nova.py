@@ -7,7 +7,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from converters import verify
-from converters.components import open_component
+from converters.components import interpret, open_component
 from converters.registry import COMPONENTS, MODELS
 from tts_jax.generators.nova.generator import NovaConfig
 from tts_jax.generators.nova.schedule import DDPM
@@ -36,6 +36,14 @@ def test_recorded_calls_of_the_autoencoder_pass(golden, tmp_path, run, capsys):
     keep(tmp_path / "nova_vae", ("image/", "decode_image/"))
     assert run(verify, golden=tmp_path / "nova_vae") == 0
     assert "image/moments" in capsys.readouterr().out
+
+
+def test_an_unknown_field_of_the_autoencoder_is_noticed(golden):
+    fields = json.loads((golden("nova_vae") / "config.json").read_text())
+    *_, faults = interpret(COMPONENTS["nova_vae"], fields)
+    assert not faults
+    *_, faults = interpret(COMPONENTS["nova_vae"], fields | {"tiles": 2})
+    assert faults == ["field 'tiles' is unknown"]
 
 
 @pytest.fixture

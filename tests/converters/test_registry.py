@@ -61,6 +61,21 @@ def shapes_of_wan_14b():
     return {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
 
 
+def shapes_of_stable_diffusion_vae():
+    """Names and shapes of Stable Diffusion's autoencoder, without its weights."""
+    import diffusers
+    import torch
+
+    with torch.device("meta"):
+        model = diffusers.AutoencoderKL(
+            block_out_channels=(128, 256, 512, 512),
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+            layers_per_block=2,
+        )
+    return {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
+
+
 @pytest.fixture
 def manifest(golden):
     """`manifest(name)`: the published names and shapes of a component."""
@@ -84,6 +99,8 @@ def manifest(golden):
             return shapes_of_llama()
         if name == "wan2_1_t2v_14b_transformer":
             return shapes_of_wan_14b()
+        if name == "stable_diffusion_vae":
+            return shapes_of_stable_diffusion_vae()
         return json.loads((golden("manifests") / f"{name}.json").read_text())
 
     return read

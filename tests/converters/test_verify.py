@@ -59,6 +59,15 @@ def test_recorded_denoiser_calls_pass(golden, tmp_path, run, capsys, name):
     assert "b_hist2.out.0" in capsys.readouterr().out
 
 
+def test_recorded_calls_of_causal_wan_pass(golden, tmp_path, run, capsys):
+    folder = tmp_path / "causal_wan_transformer"
+    shutil.copytree(golden(folder.name), folder)
+    keep(folder, ("x", "t", "context", "clean_x", "aug_t", "block3_window."))
+    assert run(verify, golden=folder) == 0
+    output = capsys.readouterr().out
+    assert "teacher_forcing.out" in output and "block3_window.out" in output
+
+
 def test_recorded_clip_embeddings_and_aesthetic_heads_pass(golden, run, capsys):
     assert run(verify, golden=golden("clip_readouts")) == 0
     output = capsys.readouterr().out
@@ -162,6 +171,38 @@ def record_cogvideox():
     return model, {f"a.in.{name}": value for name, value in inputs.items()} | outputs
 
 
+def record_latte():
+    model = diffusers.LatteTransformer3DModel(
+        num_attention_heads=2,
+        attention_head_dim=8,
+        in_channels=4,
+        out_channels=8,
+        num_layers=1,
+        cross_attention_dim=16,
+        attention_bias=True,
+        sample_size=8,
+        patch_size=2,
+        activation_fn="gelu-approximate",
+        norm_type="ada_norm_single",
+        norm_elementwise_affine=False,
+        caption_channels=8,
+        video_length=2,
+    )
+    inputs = {
+        "hidden_states": torch.randn(2, 4, 2, 4, 6),
+        "encoder_hidden_states": torch.randn(2, 5, 8),
+        "timestep": torch.tensor([999, 120]),
+    }
+    outputs = {"a.out": model(**inputs).sample}
+    return model, {f"a.in.{name}": value for name, value in inputs.items()} | outputs
+
+
+def record_frame_vae():
+    model = diffusers.AutoencoderKL(block_out_channels=(4,), norm_num_groups=2)
+    latents = torch.randn(2, 4, 4, 6)
+    return model, {"a.in": latents, "a.out": model.decode(latents).sample}
+
+
 def record_wan():
     model = diffusers.WanTransformer3DModel(
         num_attention_heads=2,
@@ -204,6 +245,8 @@ RECORDINGS = {
     "cogvideox_2b_transformer": record_cogvideox,
     "wan2_1_t2v_1_3b_transformer": record_wan,
     "wan_vae": record_wan_vae,
+    "latte_1_transformer": record_latte,
+    "stable_diffusion_vae": record_frame_vae,
 }
 
 

@@ -1,10 +1,14 @@
-"""A published Wan directory is converted whole."""
+"""A published Wan directory is converted whole, and Self-Forcing's denoiser together with it."""
 
 import json
 
 import diffusers
+import jax
+import numpy as np
 import pytest
+import torch
 import transformers
+from safetensors.torch import load_file
 
 from converters import convert
 from tts_jax.generators import load_generator
@@ -60,3 +64,78 @@ def test_scheduler_settings_are_checked_too(published, tmp_path, run, capsys):
         path.write_text(json.dumps(fields | change))
         assert run(convert, model="wan2_1_1_3b", src=published, dry_run=True) == 2
         assert fault in capsys.readouterr().err
+
+
+# What diffusers calls parts of the denoiser, and what Wan does.
+ORIGINAL = {
+    "condition_embedder.text_embedder.linear_1": "text_embedding.0",
+    "condition_embedder.text_embedder.linear_2": "text_embedding.2",
+    "condition_embedder.time_embedder.linear_1": "time_embedding.0",
+    "condition_embedder.time_embedder.linear_2": "time_embedding.2",
+    "condition_embedder.time_proj": "time_projection.1",
+    "attn1.to_out.0": "self_attn.o",
+    "attn2.to_out.0": "cross_attn.o",
+    "attn1.to_": "self_attn.",
+    "attn2.to_": "cross_attn.",
+    "attn1.": "self_attn.",
+    "attn2.": "cross_attn.",
+    "norm2": "norm3",
+    "ffn.net.0.proj": "ffn.0",
+    "ffn.net.2": "ffn.2",
+    "proj_out": "head.head",
+    "scale_shift_table": "modulation",
+}
+
+
+def original_name(name):
+    for ours, theirs in ORIGINAL.items():
+        name = name.replace(ours, theirs)
+    return "head.modulation" if name == "modulation" else name
+
+
+@pytest.fixture
+def self_forcing(published, tmp_path):
+    """The file of a denoiser trained from the tiny directory, as wrappers of modules leave it."""
+    denoiser = load_file(published / "transformer/diffusion_pytorch_model.safetensors")
+    other = {f"model.{original_name(n)}": torch.zeros_like(x) for n, x in denoiser.items()}
+    wrapped = {
+        f"model._fsdp_wrapped_module.{original_name(name)}".replace(
+            ".ffn.", "._checkpoint_wrapped_module.ffn."
+        ): tensor
+        for name, tensor in denoiser.items()
+    }
+    wrapped["model._cls_pred_branch.0.weight"] = torch.zeros(2)
+    path = tmp_path / "repository/checkpoints/self_forcing_dmd.pt"
+    path.parent.mkdir(parents=True)
+    torch.save({"generator": other, "generator_ema": wrapped, "critic": other}, path)
+    return path
+
+
+def test_self_forcing_is_converted_with_its_base(published, self_forcing, tmp_path, run):
+    flags = {"src": self_forcing.parents[1], "base": published, "dst": tmp_path / "causal"}
+    assert run(convert, model="causal_wan_1_3b", **flags) == 0
+    assert run(convert, model="wan2_1_1_3b", src=published, dst=tmp_path / "whole") == 0
+    generator, params = load_generator("causal_wan", tmp_path / "causal", frames=33, window=6)
+    assert generator.config.chunks == (3, 3, 3) and generator.config.sampler.window == 6
+    assert generator.tokenizer.tokenize(["a"])[0].shape == (1, 512)
+    _, wanted = load_generator("wan", tmp_path / "whole")
+    jax.tree.map(np.testing.assert_array_equal, params, wanted)
+
+
+def test_what_is_missing_beside_self_forcing_is_named(published, self_forcing, run, capsys):
+    def refused(**flags):
+        assert run(convert, model="causal_wan_1_3b", dry_run=True, **flags) == 2
+        return capsys.readouterr().err
+
+    assert "name the folder of Wan2.1-T2V-1.3B-Diffusers" in refused(src=self_forcing)
+    whole = {"src": self_forcing, "base": published}
+    state = torch.load(self_forcing)
+    del state["generator_ema"]["model._fsdp_wrapped_module.head.head.bias"]
+    torch.save(state, self_forcing)
+    (published / "tokenizer/tokenizer.json").unlink()
+    error = refused(**whole)
+    assert "out.bias" in error and "tokenizer holds no tokenizer" in error
+    self_forcing.rename(self_forcing.with_name("one.pt"))
+    torch.save({}, self_forcing.with_name("other.pt"))
+    folder = self_forcing.parent
+    assert "name one file, of one.pt, other.pt" in refused(src=folder, base=published)

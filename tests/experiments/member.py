@@ -8,14 +8,14 @@ import os
 import signal
 import sys
 
-from experiments import cli, generate, models, sweep
+from experiments import cli, generate, models, sweep, vbench
 from experiments.models import Models
 from tests.search.analytic import Exact, Flow, Linear, Mixture, direction
 from tts_jax.language.stage_prompts import load_stage_prompts
 from tts_jax.search.store import RoundStore
 from tts_jax.verifiers.panel import Panel
 
-PROGRAMS = {"generate": generate, "sweep": sweep}
+PROGRAMS = {"generate": generate, "sweep": sweep, "vbench": vbench}
 
 
 def load(config, prompts, *, mesh, **_):
@@ -36,7 +36,7 @@ def run(argv):
     """A program's exit code."""
     program = PROGRAMS[argv[0]]
     loads, models.load_models = models.load_models, load
-    kept = {} if argv[0] == "generate" else {"config": "sweep.py"}
+    kept = {"config": "sweep.py"} if argv[0] == "sweep" else {}
     try:
         return cli.run(program.main, doc=program.__doc__, define=program.define, argv=argv, **kept)
     finally:

@@ -14,7 +14,7 @@ from configs.embedded import get_config
 from experiments import summary
 from experiments.cli import UsageError
 from experiments.memory import MemoryPlan
-from experiments.models import load_models
+from experiments.models import load_models, load_search
 from tts_jax.checkpoints import CheckpointError
 from tts_jax.language.tokenizer import PromptError
 from tts_jax.parallel import make_mesh
@@ -136,3 +136,17 @@ def test_the_memory_plan_is_printed_by_part_and_phase():
     assert ["vae", "bfloat16", "2,000,000,000", "4.0", "GB", "4.0", "GB"] in rows
     assert ["judge", "float32", "1,000,000,000", "4.0", "GB"] in rows
     assert ["all", "6.0", "GB", "8.0", "GB"] in rows
+
+
+def test_a_folder_of_executables_is_made_for_the_models_that_are_loaded(config, tmp_path):
+    models = load_models(config)
+    config.executables = str(tmp_path / "kept")
+    load_search(config, models)
+    config.micro_batch = 2  # another search on the same models
+    with pytest.warns(UserWarning, match="made with other settings of the models; compiling"):
+        load_search(config, models)
+    assert len(list(tmp_path.glob("kept/*/surroundings.json"))) == 2
+    (tmp_path / "file").write_text("")
+    config.executables = str(tmp_path / "file")
+    with pytest.raises(UsageError, match=r"config\.executables=.*file cannot be used"):
+        load_search(config, models)

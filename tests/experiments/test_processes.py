@@ -36,10 +36,13 @@ def get_config():
 
 @pytest.fixture(scope="module")
 def programs(tmp_path_factory):
-    """`programs(folder)`: prompts apart, one prompt together, and a sweep, into a folder."""
+    """`programs(folder)`: prompts apart, one together, a sweep and VBench's, into a folder."""
     inputs = tmp_path_factory.mktemp("inputs")
     (inputs / "grid.py").write_text(GRID)
     (inputs / "prompts.txt").write_text(PROMPTS)
+    entry = {"prompt_en": "one", "dimension": ["scene"]}
+    (inputs / "info.json").write_text(json.dumps([entry, {**entry, "prompt_en": "two"}]))
+    made = f"--prompts={inputs / 'info.json'}", "--config.mesh.branch=1", *TREE
     prompts = f"--prompts_file={inputs / 'prompts.txt'}"
     config = f"--config={inputs / 'grid.py'}"
 
@@ -48,6 +51,7 @@ def programs(tmp_path_factory):
             ["generate", prompts, f"--workdir={folder}/apart", "--config.mesh.branch=1", *TREE],
             ["generate", "--prompt=p", f"--workdir={folder}/all", "--config.mesh.branch=2", *TREE],
             ["sweep", config, prompts, f"--workdir={folder}/sweep"],
+            ["vbench", *made, f"--workdir={folder}/suite"],
         ]
 
     return make
@@ -86,8 +90,15 @@ def ended(processes):
 
 
 def rows(folder):
-    found = pq.read_table(folder / "sweep" / "results.parquet").to_pylist()
-    return [{name: value for name, value in row.items() if name != "seconds"} for row in found]
+    parts = sorted((folder / "suite" / "videos" / "parts").iterdir())
+    paths = folder / "sweep" / "results.parquet", *parts
+    found = [row for path in paths for row in pq.read_table(path).to_pylist()]
+    return [{k: v for k, v in row.items() if not k.endswith("seconds")} for row in found]
+
+
+def suite(folder):
+    paths = sorted((folder / "suite").glob("videos/*/*.mp4"))
+    return [(path.parent.name, path.name, path.read_bytes()) for path in paths]
 
 
 def test_a_job_that_lost_a_process_ends_and_started_again_gives_the_bytes_of_one_process(
@@ -109,6 +120,8 @@ def test_a_job_that_lost_a_process_ends_and_started_again_gives_the_bytes_of_one
     for name in ("apart", "all"):
         assert repeatable(tmp_path / "many" / name) == repeatable(tmp_path / "one" / name)
     assert rows(tmp_path / "many") == rows(tmp_path / "one")
+    assert suite(tmp_path / "many") == suite(tmp_path / "one")
+    assert len(suite(tmp_path / "one")) == 2 * 2 * 5
 
 
 def test_four_processes_search_one_prompt_together_with_the_bytes_of_one_process(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import sys
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from ml_collections import ConfigDict
 
 from experiments import cli, sweep
 from experiments.models import Models, load_search
@@ -130,6 +132,11 @@ def test_what_is_held_out_is_measured_and_not_paid(done):
     assert by_panel["reward"]["nfe"] == by_panel["other"]["nfe"]
 
 
+def test_a_name_with_a_dot_is_weighed_by_two_underscores():
+    panels = ConfigDict({"all": {"vbench__dynamic_degree": 1.0, "clip_score": 0.5}})
+    assert sweep.read_weights(panels) == {"all": {"vbench.dynamic_degree": 1.0, "clip_score": 0.5}}
+
+
 class Killed(BaseException):
     """What no handler catches, as a kill."""
 
@@ -197,6 +204,31 @@ def test_a_finished_sweep_only_tells_its_results_again(run, done, tmp_path, caps
     assert {p: p.stat().st_mtime_ns for p in (done / "parts").iterdir()} == before
     output = capsys.readouterr().out
     assert "20 of 20 parts are done already" in output and "efficiency" in output
+
+
+@pytest.mark.parametrize(
+    ("missing", "there"),
+    [
+        (["00001-5"], {("one", 0), ("one", 5)}),
+        (["00001-5", "00000-5"], {("one", 0), ("two", 0)}),
+    ],
+)
+def test_what_is_there_so_far_is_told_with_the_same_seeds_of_every_prompt(
+    run, done, tmp_path, missing, there
+):
+    workdir = tmp_path / "sweep"
+    shutil.copytree(done, workdir, ignore=shutil.ignore_patterns("results.parquet", "report.html"))
+    for task in missing:
+        next((workdir / "parts").glob(f"{task}.*")).unlink()
+    parts = set((workdir / "parts").iterdir())
+    assert run(workdir, "--so_far") == 0
+    assert {(r["prompt"], r["seed"]) for r in rows(workdir)} == there
+    assert (workdir / "report.html").exists() and set((workdir / "parts").iterdir()) == parts
+
+
+def test_nothing_so_far_is_said(run, tmp_path, capsys):
+    assert run(tmp_path / "sweep", "--so_far") == cli.EXIT_BAD_INPUT
+    assert "holds no prompt with every search yet" in capsys.readouterr().err
 
 
 def test_the_summary_and_the_page_hold_every_point(done):

@@ -9,7 +9,7 @@ import pytest
 from experiments import cli, vbench
 from tts_jax import media
 from tts_jax.evaluation.vbench import rules, sampling
-from tts_jax.evaluation.vbench.dimensions import Network
+from tts_jax.evaluation.vbench.dimensions import STAND_INS, Network
 from tts_jax.evaluation.vbench.scores import NAMES, final_scores
 
 PROMPTS = ("a red car", "a dog and a cat")
@@ -238,7 +238,8 @@ def suite(tmp_path, monkeypatch):
 
 def test_a_whole_suite_has_a_total(suite):
     files, prompts, recorded = suite
-    table, results = vbench.evaluate(files, prompts, NAMES, NETWORKS, recorded)
+    found = vbench.evaluate(files, prompts, NAMES, NETWORKS, recorded)
+    table, results = found.table, found.results
     assert table["not_computed"] == {} and table["no_final"] is None
     assert {len(records) for _, records in results.values()} == {2}
     wanted = final_scores({name: score for name, (score, _) in results.items()})
@@ -246,9 +247,23 @@ def test_a_whole_suite_has_a_total(suite):
     assert f"Total {100 * wanted.total:.2f}" in vbench.markdown(table)
 
 
+def test_stand_ins_are_in_the_table_and_change_neither_final_scores_nor_results(suite):
+    files, prompts, recorded = suite
+    alone = vbench.evaluate(files, prompts, NAMES, NETWORKS, recorded)
+    both = vbench.evaluate(files, prompts, [*NAMES, *STAND_INS], NETWORKS, recorded)
+    assert both.table["final"] == alone.table["final"] is not None
+    assert both.results.keys() == alone.results.keys() == set(NAMES)
+    rows = {row["dimension"]: row for row in both.table["rows"]}
+    for name in STAND_INS:
+        assert rows[name]["remark"] == "a stand-in, no dimension of VBench"
+        assert rows[name]["videos"] == 3 and not rows[name]["whole"]
+    assert "| proxy_sharpness |" in vbench.markdown(both.table)
+
+
 def test_a_missing_file_is_said_and_leaves_no_total(suite):
     files, prompts, recorded = suite
-    table, results = vbench.evaluate(files[1:], prompts, NAMES, NETWORKS, recorded)
+    found = vbench.evaluate(files[1:], prompts, NAMES, NETWORKS, recorded)
+    table, results = found.table, found.results
     assert table["final"] is None and "subject_consistency" in table["no_final"]
     remarks = {row["dimension"]: row["remark"] for row in table["rows"]}
     assert remarks["subject_consistency"] == "1 of 2 files are missing"
@@ -258,7 +273,8 @@ def test_a_missing_file_is_said_and_leaves_no_total(suite):
 def test_without_the_static_filter_flickering_is_no_score_of_the_suite(suite):
     files, prompts, recorded = suite
     networks = {name: network for name, network in NETWORKS.items() if name != "raft"}
-    table, results = vbench.evaluate(files, prompts, NAMES, networks, recorded)
+    found = vbench.evaluate(files, prompts, NAMES, networks, recorded)
+    table, results = found.table, found.results
     assert "temporal_flickering (unfiltered)" in results and table["final"] is None
     assert "dynamic_degree" in table["no_final"] and "temporal_flickering" in table["no_final"]
 
@@ -272,7 +288,7 @@ def test_what_the_static_filter_drops_is_not_scored(suite):
         return np.full((*a.shape[:3], 2), 9.0 if moving else 0.0)
 
     networks = {**NETWORKS, "raft": Network(flow)}
-    _, results = vbench.evaluate(files, prompts, ["temporal_flickering"], networks, recorded)
+    results = vbench.evaluate(files, prompts, ["temporal_flickering"], networks, recorded).results
     scored = [Path(r["video_path"]) for r in results["temporal_flickering"][1]]
     assert scored == files[1:]
 
@@ -282,9 +298,30 @@ def test_several_processes_average_otherwise(suite):
     one, several = (
         vbench.evaluate(
             files, prompts, ["appearance_style"], NETWORKS, recorded, several_processes=flag
-        )[1]["appearance_style"]
+        ).results["appearance_style"]
         for flag in (False, True)
     )
     assert one[1] == several[1]
     assert several[0] == pytest.approx(np.mean([r["cur_sim"] for r in one[1]]))
     assert one[0] == pytest.approx(np.mean([r["video_results"] for r in one[1]]))
+
+
+@pytest.mark.parametrize("size", [1, 1 << 24])
+def test_a_file_is_read_once_and_groups_change_no_score(suite, monkeypatch, size):
+    files, prompts, recorded = suite
+    prompts = vbench.Prompts(entries=prompts.entries, one=PROMPT)
+    apart = {}
+    for name in NAMES:
+        apart |= vbench.evaluate(files, prompts, [name], NETWORKS, recorded).results
+    read, rows, seen = media.read_video, [], []
+
+    def count(x):
+        rows.append(len(x))
+        return mean(x)
+
+    monkeypatch.setattr(vbench, "GROUP_BYTES", size)
+    monkeypatch.setattr(media, "read_video", lambda path: (seen.append(path), read(path))[1])
+    networks = {**NETWORKS, "dino": Network(count, 32)}
+    assert vbench.evaluate(files, prompts, NAMES, networks, recorded).results == apart
+    assert seen == files
+    assert rows == ([4, 4, 4] if size == 1 else [12])

@@ -4,16 +4,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from ml_collections import ConfigDict
 
-from tts_jax.generators.causal_wan.generator import CausalWan, CausalWanConfig
-from tts_jax.generators.causal_wan.sampler import SamplerConfig
+from tests.published import random_module
+from tts_jax.generators.causal_wan.generator import NOISE_TAG, Branch, CausalWan, CausalWanConfig
+from tts_jax.generators.causal_wan.sampler import SamplerConfig, read_past
+from tts_jax.generators.from_image import FromImage
 from tts_jax.generators.protocol import Generator
-from tts_jax.generators.wan.transformer import TransformerConfig
+from tts_jax.generators.wan.transformer import Past, TransformerConfig
 from tts_jax.generators.wan.vae import VAEConfig
 from tts_jax.language.t5 import T5Config
 from tts_jax.parallel import branch_mesh
-from tts_jax.search import Search, load_preset
+from tts_jax.search import Search, load_preset, plan
+from tts_jax.search.flops import count_flops
+from tts_jax.search.models import outline_of
+from tts_jax.solvers import noise
 from tts_jax.verifiers.panel import Panel
 
 PROMPT = "a b"
@@ -71,7 +77,9 @@ def build(**sampler):
 
 @pytest.fixture(scope="module")
 def params():
-    return build().init_params()
+    """Drawn on the host, which is quicker than compiling the initialisers."""
+    modules = {n: random_module(*network) for n, network in build().networks.items()}
+    return {name: nnx.to_pure_dict(nnx.state(module)) for name, module in modules.items()}
 
 
 @pytest.fixture(scope="module")
@@ -156,15 +164,113 @@ def test_searches_run_and_their_winners_are_made_again(params, preset):
         mesh=branch_mesh(1),
         exact=True,
     )
-    result = search.run(PROMPT, load_preset(ConfigDict(preset)), seed=2)
+    chosen = load_preset(ConfigDict(preset))
+    planned, result = search.plan(PROMPT, chosen), search.run(PROMPT, chosen, seed=2)
+    assert planned.nfe == result.ledger.total.nfe
     again = search.replay(PROMPT, result.best.path, seed=2)
     np.testing.assert_array_equal(again.frames, result.best.frames)
+
+
+def test_a_video_that_starts_from_an_image_goes_on_from_its_latents(params):
+    inner = build(frames=9)
+    image = np.random.default_rng(0).random((16, 16, 3), np.float32)
+    generator = FromImage(inner, image)
+    assert generator.units == (1,) and generator.nfe(0) == 3 and generator.parent_nfe(0) == 1
+    condition = jax.tree.map(lambda x: x[0], generator.encode(params, [PROMPT]))
+    branch = generator.init(params, condition, jax.random.key(0))
+    vae, mean = inner.config.vae, np.split(condition.moments, 2, axis=-1)[0]
+    own = branch.latents[:1] * np.array(vae.std) + np.array(vae.mean)
+    np.testing.assert_allclose(own, mean, atol=1e-5)
+    assert condition.moments.shape == (1, 4, 4, 8) and not branch.latents[1:].any()
+    advance = jax.jit(lambda *args: generator.advance(*args, 0))
+    found = advance(params, condition, branch, jax.random.key(3)).latents
+    np.testing.assert_array_equal(found[:1], branch.latents[:1])
+    assert found[1:].all()
+    with pytest.raises(ValueError, match="the first chunk has 3 latent frames, and an image is"):
+        FromImage(build(first_alone=False, chunk=3, frames=21), image)
+
+
+def test_a_video_longer_than_the_window_is_made_on_a_rolling_past(params, condition):
+    """The same by a past to which chunks are added, and which rolls when it is full."""
+    generator = build(frames=25, window=4, sink=1, steps=(1000,))
+    config, key = generator.config, jax.random.key(4)
+    rng = np.random.default_rng(1)
+    latents = jnp.asarray(rng.normal(size=config.latent_shape), jnp.float32)
+    found = jax.jit(
+        lambda params: generator.advance(params, condition, Branch(latents), key, 3).latents[-2:]
+    )(params)
+
+    @jax.jit
+    def rolled(params):
+        model = generator.network(params, "transformer")
+        tokens, time = latents[0, ..., 0].size // config.transformer.patch**2, jnp.zeros(1)
+        past = Past.empty(config.transformer, 1, 2 * tokens)
+        for first, last in ((0, 1), (1, 3), (3, 5)):
+            read = model.chunk(latents[None, first:last], condition.text, time, past, first)
+            past = past.append(read[1], tokens)
+        keys = noise.fold_in(noise.fold_in(key, NOISE_TAG), 0)
+        start = noise.normal(keys, (1, 2, *config.latent_shape[1:]))
+        time = jnp.asarray(config.sampler.times)
+        return start - model.chunk(start, condition.text, time, past, 5)[0]
+
+    np.testing.assert_allclose(found, rolled(params)[0], atol=1e-5)
+    whole = build(frames=25, steps=(1000,)).advance
+    other = jax.jit(lambda params: whole(params, condition, Branch(latents), key, 3))(params)
+    assert np.abs(other.latents[-2:] - found).max() > 1e-3
+
+
+def test_the_past_is_read_once_for_all_children_of_a_survivor(params, condition):
+    generator = build()
+    branch = generator.init(params, condition, None)
+
+    def flops(children, segment):
+        keys = jax.random.split(jax.random.key(0), children)
+        family = jax.vmap(lambda key: generator.advance(params, condition, branch, key, segment))
+        return count_flops(family, keys)
+
+    def read(place):
+        model, chunks = generator.network(params, "transformer"), generator.config.chunks
+        text, own = model.read(condition.text), chunks[: place + 1]
+        if place:
+            before = branch.latents[None, : sum(chunks[:place])]
+            read_past(model, before, text, own, generator.config.sampler)
+
+    rest = set()
+    for segment in range(3):
+        one, two, five = (flops(children, segment) for children in (1, 2, 5))
+        assert five - two == 3 * (two - one)
+        rest.add(one - (two - one) - count_flops(lambda place=segment: read(place)))
+        assert generator.parent_nfe(segment) == (segment > 0)
+    assert len(rest) == 1  # the embedded times of the steps
+
+
+def test_the_ledger_counts_what_siblings_share_once(params):
+    tree = dict(preset="tree_of_frames", branching=(3, 3, 3), judge_depths=(0, 1), keep=(1, 1))
+    chosen = load_preset(ConfigDict(tree | dict(rule="top_k")))
+
+    def plan_of(micro_batch):
+        search = Search(
+            build(),
+            params,
+            Panel([Brightness()]),
+            {"brightness": {}},
+            mesh=branch_mesh(1),
+            exact=False,
+            micro_batch=micro_batch,
+        )
+        return search.plan(PROMPT, chosen)
+
+    together, alone = plan_of(0), plan_of(1)
+    assert together.nfe == 3 * 3 * 2 + 2 and alone.nfe == 3 * 3 * 2 + 3 * 2
+    assert together.flops < alone.flops
+    assert together.nfe == plan(chosen, outline_of(build())).nfe  # told without a model
 
 
 def test_what_a_video_cannot_be_is_refused():
     for sentence, settings in {
         "6 latent frames are not chunks of 2 after the first": dict(frames=21),
         "sides are multiples of 8": dict(width=20),
+        "of which the denoiser can tell 1024 apart": dict(frames=4097),
     }.items():
         with pytest.raises(ValueError, match=sentence):
             build(**settings)

@@ -31,20 +31,21 @@ def test_the_sampler_is_the_published_one(name):
     assert callable(load_preset(config.search))
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", [*CONFIGS, "causal_wan_1_3b"])
 def test_the_docstring_counts_right(name):
     counts = 0
     for part in MODELS[name].parts.values():
         component = COMPONENTS[part.component]
         _, like = component.abstract(component.published())
         counts += sum(int(np.prod(x.shape)) for x in flatten(like).values())
-    doc = " ".join(CONFIGS[name].__doc__.split())
+    doc = " ".join((CONFIGS | {"causal_wan_1_3b": causal_wan_1_3b})[name].__doc__.split())
     assert f"{counts / 1e9:.1f}e9" in doc and f"{2 * counts / 1e9:.1f} GB" in doc
 
 
 def test_the_causal_sampler_is_the_published_one():
     config = causal_wan_1_3b.get_config()
     fields = dict(config.generator)
+    assert fields.pop("image") == ""
     generator = published_generator(fields.pop("name"), fields.pop("checkpoint"), **fields)
     assert generator.config == CausalWanConfig.self_forcing()
     assert generator.config.chunks == (3,) * 7

@@ -11,12 +11,8 @@ from flax import nnx
 from converters.core import convert
 from converters.wan_transformer import RULES
 from tts_jax.checkpoints import abstract_params
-from tts_jax.generators.wan.transformer import (
-    Transformer,
-    TransformerConfig,
-    patchify,
-    unpatchify,
-)
+from tts_jax.generators.wan.transformer import Transformer, TransformerConfig
+from tts_jax.nn.video_tokens import patchify, unpatchify
 
 TOLERANCE = 1e-4
 TEXT = 7

@@ -102,6 +102,17 @@ def test_tiled_pixels_are_those_of_the_reference(reference, run, monkeypatch):
     assert error(run("decode_tiled", latents), wanted) <= TOLERANCE
 
 
+def test_tiled_moments_are_those_of_the_reference(reference, run, monkeypatch):
+    monkeypatch.setattr(vae, "TILE", 12)
+    monkeypatch.setattr(vae, "TILE_STRIDE", 8)
+    pixels, wanted = draw(1, 5, 20, 16, 3)
+    with torch.no_grad():
+        reference.enable_tiling(12, 12, 8, 8)
+        wanted = reference.encode(wanted).latent_dist.parameters
+        reference.use_tiling = False
+    assert error(run("encode_tiled", pixels), wanted) <= TOLERANCE
+
+
 def test_the_tiles_are_those_of_the_reference(reference):
     whole = AutoencoderKLWan(base_dim=2, dim_mult=[1, 1], temperal_downsample=[True])
     sides = whole.tile_sample_min_height, whole.tile_sample_stride_height

@@ -7,7 +7,8 @@ import pytest
 
 from tts_jax.generators import open_generator
 from tts_jax.nn import attention
-from tts_jax.nn.attention import TokenMask, attend
+from tts_jax.nn.attention import TokenMask, attend, attend_by_frames, attend_in_parts
+from tts_jax.planning import chips
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +71,53 @@ def test_tiles_leave_little_of_the_last_one_empty():
     ]
 
 
+def test_parts_of_keys_by_the_kernel_are_attention_over_all(inputs, monkeypatch):
+    monkeypatch.setattr(attention, "TILE_Q", 128)
+    monkeypatch.setattr(attention, "TILE_K", 128)
+    q, k, v = inputs
+    there = jnp.arange(140) < 130
+    parts = [(k[:, :140], v[:, :140], there), (k[:, 140:], v[:, 140:], None)]
+    mask = jnp.concatenate([there, jnp.ones(60, bool)])[None, None]
+    whole = attend(q, k, v, mask)
+    for implementation in ("splash", "blocks"):
+        found = attend_in_parts(q, parts, implementation=implementation)
+        np.testing.assert_allclose(found, whole, rtol=1e-5, atol=1e-5)
+    nothing = [(k[:, :140], v[:, :140], there & False), parts[1]]
+    found = attend_in_parts(q, nothing, implementation="splash")
+    np.testing.assert_allclose(found, attend(q, *parts[1][:2]), rtol=1e-5, atol=1e-5)
+
+
+def test_siblings_on_tpu_hold_the_keys_that_they_share_once():
+    _, devices = chips.tpu_devices("v5e:2x2")
+    alone = jax.sharding.SingleDeviceSharding(devices[0])
+
+    def array(*shape):
+        return jax.ShapeDtypeStruct(shape, jnp.bfloat16, sharding=alone)
+
+    own, past = array(8, 1, 1024, 2, 128), array(1, 16384, 2, 128)
+    size = 2 * past.size * past.dtype.itemsize
+
+    def child(q, k, v, keys, values):
+        there = jnp.arange(past.shape[1]) < 16000
+        parts = [(keys, values, there), (k, v, None)]
+        return attend_in_parts(q, parts, implementation="auto")
+
+    with attention.on_platform("tpu"):
+        family = jax.jit(jax.vmap(child, (0, 0, 0, None, None)))
+        compiled = family.lower(own, own, own, past, past).compile()
+    assert compiled.as_text().count("tpu_custom_call") >= 2
+    assert compiled.memory_analysis().temp_size_in_bytes < 4 * size
+
+
+def test_frames_see_frames_as_by_a_mask_of_tokens(inputs):
+    q, k, v = (x[:, :150] for x in inputs)  # 5 frames of 30 tokens
+    seen = np.tril(np.ones((5, 5), bool))
+    seen[3:] = [True, False, False, True, True]
+    mask = jnp.asarray(np.kron(seen, np.ones((30, 30))) > 0)[None]
+    found = attend_by_frames(q, k, v, seen)
+    np.testing.assert_allclose(found, attend(q, k, v, mask), rtol=1e-5, atol=1e-5)
+
+
 def test_auto_takes_what_the_platform_has(inputs, monkeypatch):
     def chosen(platform, dtype, heads=1):
         monkeypatch.setattr(attention, "_divided", lambda: {"model": heads})
@@ -83,6 +131,32 @@ def test_auto_takes_what_the_platform_has(inputs, monkeypatch):
     assert chosen("tpu", jnp.bfloat16, heads=4) == "xla"  # two heads for four devices
     assert chosen("tpu", jnp.float32) == chosen("cpu", jnp.bfloat16) == "xla"
     assert chosen("gpu", jnp.bfloat16) == "cudnn"
+
+
+def test_the_kernel_on_gpus_is_mapped_over_all_it_takes(inputs, monkeypatch):
+    """It cannot be over queries alone, as it would where siblings share keys, nor broadcast."""
+    mapped, shapes = [], []
+
+    @jax.custom_batching.custom_vmap
+    def kernel(q, k, v, mask):
+        shapes.append(mask.shape)
+        return attend(q, k, v, mask[:, 0])
+
+    @kernel.def_vmap
+    def over(size, batched, q, k, v, mask):
+        mapped.append(tuple(batched))
+        return jax.vmap(kernel.fun, (0, 0, 0, None))(q, k, v, mask), True
+
+    monkeypatch.setattr(
+        jax.nn, "dot_product_attention", lambda q, k, v, mask, implementation: kernel(q, k, v, mask)
+    )
+    q, k, v = inputs
+    mask = history_mask()[:1, :1]  # of all queries alike
+    queries = jnp.stack([q, 2 * q])
+    found = jax.vmap(lambda q: attend(q, k, v, mask, implementation="cudnn"))(queries)
+    assert mapped == [(True, True, True, False)] and set(shapes) == {(1, 1, 150, 200)}
+    for own, q in zip(found, queries, strict=True):
+        np.testing.assert_allclose(own, attend(q, k, v, mask), rtol=1e-5, atol=1e-5)
 
 
 def test_a_config_chooses_the_attention():

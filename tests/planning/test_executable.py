@@ -14,7 +14,7 @@ from jax.sharding import PartitionSpec as P
 from tts_jax.nn import attention
 from tts_jax.parallel import make_mesh
 from tts_jax.planning import chips, executable
-from tts_jax.planning.jaxprs import work_of
+from tts_jax.planning.jaxprs import operand_bytes, work_of
 
 LAYERS, ROWS, WIDTH = 8, 1024, 512
 
@@ -184,8 +184,48 @@ ENTRY %main (a: f32[8]) -> f32[8] {
     assert executable.read(text).collectives == {"all-gather": 2 * 64, "all-reduce": 32}
 
 
+@pytest.mark.parametrize(
+    ("use", "shape", "read", "written"),
+    [("dynamic-slice(%c, %i)", "f32[1,4]", 4, 16), ("negate(%c)", "f32[6,4]", 24, 96)],
+)
+def test_a_layer_that_is_converted_and_sliced_moves_alone(use, shape, read, written):
+    text = f"""
+%inner (q: s8[6,4]) -> s8[6,4] {{
+  %q = s8[6,4]{{1,0}} parameter(0)
+  ROOT %copied = s8[6,4]{{1,0}} copy(%q)
+}}
+
+%outer (p: s8[6,4], i: s32[]) -> {shape} {{
+  %p = s8[6,4]{{1,0}} parameter(0)
+  %i = s32[]{{:S(1)}} parameter(1)
+  %l = s8[6,4]{{1,0}} fusion(%p), kind=kLoop, calls=%inner
+  %c = f32[6,4]{{1,0}} convert(%l)
+  ROOT %r = {shape}{{1,0}} {use}
+}}
+
+ENTRY %main (a: s8[6,4], i: s32[]) -> {shape} {{
+  %a = s8[6,4]{{1,0}} parameter(0)
+  %i = s32[]{{:S(1)}} parameter(1)
+  ROOT %f = {shape}{{1,0}} fusion(%a, %i), kind=kLoop, calls=%outer
+}}
+"""
+    assert executable.read(text).moved == read + written
+
+
 def test_bytes_of_shapes():
     assert executable.nbytes("bf16[2,3]{1,0:T(8,128)(2,1)}") == 12
     assert executable.nbytes("(f32[4]{0}, s4[3]{0:S(1)}, pred[])") == 17
     assert executable.nbytes("s4[3]{0:S(1)}", anywhere=True) == 1.5
     assert np.isclose(executable.nbytes("token[]"), 0)
+
+
+def test_an_operand_that_branches_share_is_counted_once():
+    shared, own = jnp.zeros((64, 32), jnp.bfloat16), jnp.zeros((5, 8, 64), jnp.bfloat16)
+
+    def each(shared_axis):
+        function = jax.vmap(lambda x, w: x @ w, (0, shared_axis))
+        weights = shared if shared_axis is None else jnp.stack([shared] * 5)
+        return operand_bytes(jax.make_jaxpr(function)(own, weights))
+
+    rest = 2 * 5 * (8 * 64 + 8 * 32)
+    assert each(None) == rest + 2 * 64 * 32 and each(0) == rest + 5 * 2 * 64 * 32

@@ -13,8 +13,14 @@ from tts_jax.verifiers.videollama3 import frame_size, second_by_second
 from tts_jax.verifiers.videoreward import even_frames
 from tts_jax.verifiers.videoscore import idefics_input, spread_frames
 from tts_jax.verifiers.visionreward import cogvlm_input, even_distances, nearest_frames
-from tts_jax.vision.preprocess import CLIP_MEAN, CLIP_STD
-from tts_jax.vision.resize import fit_area, fit_between, resize, resize_matrix
+from tts_jax.vision.preprocess import CLIP_MEAN, CLIP_STD, cubic_weights
+from tts_jax.vision.resize import (
+    fit_area,
+    fit_between,
+    neighbour_means,
+    resize,
+    resize_matrix,
+)
 
 LEVEL = 1 / 255 + 1e-5  # the difference that is allowed in resized images
 
@@ -126,3 +132,19 @@ def test_resizing_keeps_even_pictures_even():
             weights = resize_matrix(13, 5, kernel, antialias)
             np.testing.assert_allclose(weights.sum(1), 1, atol=1e-6)
             np.testing.assert_allclose(weights, weights[::-1, ::-1], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [
+        resize_matrix(37, 12, "bicubic"),
+        resize_matrix(5, 16, "bilinear", antialias=False),
+        cubic_weights(9, 23),
+        cubic_weights(1, 3),
+    ],
+)
+def test_a_pass_by_neighbours_is_the_product_with_the_matrix(weights):
+    x = np.random.default_rng(0).random((2, weights.shape[1], 4)).astype(np.float32)
+    np.testing.assert_allclose(neighbour_means(x, weights, 1), weights @ x, atol=1e-5)
+    turned = neighbour_means(x.swapaxes(1, 2), weights, -1)
+    np.testing.assert_allclose(turned, (weights @ x).swapaxes(1, 2), atol=1e-5)

@@ -5,11 +5,15 @@ import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from tts_jax import precision
 from tts_jax.checkpoints import CheckpointError, load_parts, save_safetensors
 from tts_jax.generators.causal_wan.generator import CausalWan, CausalWanConfig
 from tts_jax.generators.cogvideox.generator import CogVideoX, CogVideoXConfig
 from tts_jax.generators.from_image import FromImage
+from tts_jax.generators.latte.generator import Latte, LatteConfig
 from tts_jax.generators.nova.generator import Nova, NovaConfig
+from tts_jax.generators.open_sora.generator import OpenSora
+from tts_jax.generators.open_sora.parts import OpenSoraConfig
 from tts_jax.generators.protocol import Generator
 from tts_jax.generators.pyramid_flow.generator import PyramidFlow, PyramidFlowConfig
 from tts_jax.generators.wan.generator import Wan, WanConfig
@@ -24,6 +28,8 @@ GENERATORS = {
     "nova": (Nova, NovaConfig),
     "wan": (Wan, WanConfig),
     "causal_wan": (CausalWan, CausalWanConfig),
+    "open_sora": (OpenSora, OpenSoraConfig),
+    "latte": (Latte, LatteConfig),
 }
 
 
@@ -68,6 +74,7 @@ def load_generator(
     *,
     image: Path | str = "",
     place: Callable[[dict], dict] = dict,
+    weights: str = precision.STORED,
     **overrides,
 ) -> tuple[Generator, dict]:
     """A generator and its parameters.
@@ -80,19 +87,22 @@ def load_generator(
       image: a picture that videos start from, for those that can begin with one.
       place: gives abstract parameters the shardings with which those of a converted checkpoint are
         read; by default they are read onto one device.
+      weights: the type in which parameters are held, see `tts_jax.precision`.
       **overrides: sampler fields that replace those of the checkpoint, and `attention`, by name
         one of `tts_jax.nn.attention.IMPLEMENTATIONS`.
 
     Returns:
-      The generator and its nested parameter dictionary; float32, or as converted.
+      The generator and its nested parameter dictionary; float32 or as converted, by default.
 
     Raises:
-      ValueError: unknown name, an override that the sampler refuses, an image that cannot be used.
+      ValueError: unknown name or type, an override that the sampler refuses, an image that cannot
+        be used.
       CheckpointError: the folder does not hold this generator, or another shape of it.
     """
+    precision.check(weights)
     generator = open_generator(name, checkpoint, image=image, **overrides)
     networks = getattr(generator, "generator", generator)  # inside of one from an image
-    params = load_parts(_folder(name, checkpoint), place(networks.abstract_params))
+    params = load_parts(_folder(name, checkpoint), place(networks.abstract_params), weights=weights)
     return generator, params
 
 

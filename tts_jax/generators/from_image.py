@@ -12,7 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from tts_jax.generators.protocol import Branch, Condition, Generator, Look, Params
+from tts_jax.generators.protocol import (
+    Branch,
+    Condition,
+    Generator,
+    Look,
+    Params,
+    parent_nfe,
+)
 from tts_jax.solvers.noise import Key, fold_in
 
 IMAGE_TAG = 0xFFFFFFFE  # no child has this index
@@ -31,7 +38,9 @@ class FromImage:
     """A generator whose unit 0 is done: a draw from the posterior of the image's latents.
 
     The draw is the root's, so that all branches share it. Of the generator it needs, beside the
-    protocol, `frame_size`, `encode_frames` and `begin_with_image`.
+    protocol, `frame_size`, `encode_frames` and `begin_with_image`; and, if its settings may allow
+    no image, `refuses_image`, a sentence that says why, or nothing. Where its `units_of_an_image`
+    is 0 the image is but the first frame of unit 0, the rest of which is searched.
     """
 
     def __init__(self, generator: Generator, image: np.ndarray):
@@ -42,11 +51,15 @@ class FromImage:
           image: the first frame, [H, W, 3] of the generator's size, uint8 or float in [0, 1].
 
         Raises:
-          ValueError: another size or type, or there is no unit after the first.
+          ValueError: another size or type, there is no unit after the first, or the generator's
+            first unit is more than an image.
         """
+        if reason := getattr(generator, "refuses_image", ""):
+            raise ValueError(reason)
         shape = *generator.frame_size, 3
         image = np.asarray(image)
-        if len(generator.units) < 2:
+        done = getattr(generator, "units_of_an_image", 1)
+        if len(generator.units) <= done:
             raise ValueError("the generator makes one latent frame, which the image is already")
         if image.shape != shape:
             raise ValueError(f"the image is {image.shape}, the generator's frames are {shape}")
@@ -56,16 +69,13 @@ class FromImage:
             raise ValueError("the image is neither 8-bit nor in [0, 1]")
         self.generator = generator
         self.image = image.astype(np.float32)
-        self.units = generator.units[1:]
+        self.units = generator.units[done:]
+        self._done = sum(generator.units[:done])
         self.num_segments = sum(self.units)
 
     def __getattr__(self, name: str):
         """What does not depend on the segment is the generator's."""
         return getattr(self.generator, name)
-
-    @property
-    def _done(self) -> int:
-        return self.generator.units[0]
 
     @cached_property
     def _encode_image(self):
@@ -139,6 +149,10 @@ class FromImage:
     def nfe(self, segment: int) -> int:
         """Denoiser calls of one segment."""
         return self.generator.nfe(segment + self._done)
+
+    def parent_nfe(self, segment: int) -> int:
+        """Of these, those that siblings share."""
+        return parent_nfe(self.generator, segment + self._done)
 
     def program(self, segment: int) -> Hashable:
         """Segments of an equal value share one executable."""

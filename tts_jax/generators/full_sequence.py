@@ -41,12 +41,39 @@ class Branch:
     previous: Array
 
 
+class Segments:
+    """Steps in segments, for a sampler's config.
+
+    It has the fields steps, N; steps_per_segment, of every segment but the last, which may be
+    shorter; draft_steps_per_segment, of the draft, a generator of as many segments; and guidance,
+    which is on above 1.
+    """
+
+    def __post_init__(self):
+        for name in ("steps_per_segment", "draft_steps_per_segment"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; at least 1 is needed")
+
+    @property
+    def guided(self) -> bool:
+        """Whether every step takes two denoiser calls."""
+        return self.guidance > 1
+
+    @property
+    def num_segments(self) -> int:
+        """Segments of a video."""
+        return -(-self.steps // self.steps_per_segment)
+
+    def steps_before(self, segment: int) -> int:
+        """Steps done before a segment."""
+        return min(segment * self.steps_per_segment, self.steps)
+
+
 class FullSequence(GeneratorNetworks):
     """What such generators do alike; a family adds its networks, its levels and its solver.
 
-    `config.sampler` has steps, steps_per_segment, draft_steps_per_segment, num_segments, guided and
-    steps_before(segment); `config.latent_shape` is [T, H, W, C]. States are numbered by the steps
-    before them, from 0 to N.
+    `config.sampler` is made of `Segments`; `config.latent_shape` is [T, H, W, C]. States are
+    numbered by the steps before them, from 0 to N.
     """
 
     renoises = True
@@ -73,6 +100,18 @@ class FullSequence(GeneratorNetworks):
     @abstractmethod
     def _add_noise(self, latents: Array, here: int, normals: Array, strength: Array) -> Array:
         """State `here` with more noise than it should have."""
+
+    def _begin(self, branch: Branch, normals: Array) -> Array:
+        """State 0, of standard normal values."""
+        return normals
+
+    def _inform(self, condition: Condition, branch: Branch, index: int | Array) -> Condition:
+        """What the denoiser is told at state `index`, with what a branch has to say."""
+        return condition
+
+    def _restore(self, branch: Branch, latents: Array, index: int) -> Array:
+        """State `index` that was noised again, with what is not to be noised."""
+        return latents
 
     def _correct(self, branch: Branch, latents: Array, clean: Array, index: Array) -> Array:
         """The state after step `index`, now that its clean estimate is known."""
@@ -113,18 +152,20 @@ class FullSequence(GeneratorNetworks):
         if isinstance(segment, int | np.integer) and segment == 0:
             indices = jnp.arange(-1, count)
             start = noise.normal(noise.fold_in(key, 0), self.config.latent_shape)
-            branch = dataclasses.replace(branch, latents=start)
+            branch = dataclasses.replace(branch, latents=self._begin(branch, start))
 
         def step(branch: Branch, index: Array) -> tuple[Branch, None]:
             latents = self._predict(branch, index, noise.fold_in(key, index + 2))
 
             def look() -> tuple[Array, Array]:
-                clean = self._estimate_clean(params, condition, latents, index + 1)
+                told = self._inform(condition, branch, index + 1)
+                clean = self._estimate_clean(params, told, latents, index + 1)
                 return self._correct(branch, latents, clean, index), clean
 
             more = index + 1 < self.config.sampler.steps
             latents, clean = jax.lax.cond(more, look, lambda: (latents, latents))
-            return Branch(latents, clean, branch.clean), None
+            states = dict(latents=latents, clean=clean, previous=branch.clean)
+            return dataclasses.replace(branch, **states), None
 
         return jax.lax.scan(step, branch, indices)[0]
 
@@ -151,6 +192,7 @@ class FullSequence(GeneratorNetworks):
             raise ValueError(f"nothing of the video is committed after segment {segment}")
         latents, clean = branch.latents, branch.clean
         ahead = self._indices_ahead(segment, look)
+        condition = self._inform(condition, branch, done)
 
         def step(state, indices):
             (latents, clean), (here, there) = state, indices
@@ -191,15 +233,18 @@ class FullSequence(GeneratorNetworks):
         """
         self._check_renoise(segment, to)
         if not to:
-            return self.init(params, condition, key)
+            zeros = jnp.zeros_like(branch.latents)
+            return dataclasses.replace(branch, latents=zeros, clean=zeros, previous=zeros)
         here, there = (self.config.sampler.steps_before(depth) for depth in (segment, to))
         fresh = noise.normal(noise.fold_in(key, NOISE_TAG), self.config.latent_shape)
         if to == segment:
             latents = self._add_noise(branch.latents, here, fresh, strength)
         else:
             latents = self._noise_again(branch.latents, here, there, strength * fresh)
-        clean = self._estimate_clean(params, condition, latents, there)
-        return Branch(latents, clean, clean)
+        latents = self._restore(branch, latents, there)
+        told = self._inform(condition, branch, there)
+        clean = self._estimate_clean(params, told, latents, there)
+        return dataclasses.replace(branch, latents=latents, clean=clean, previous=clean)
 
     def renoise_nfe(self, segment: int, to: int) -> int:
         """Denoiser calls of `renoise`: one step's, but none at depth 0."""
@@ -207,9 +252,10 @@ class FullSequence(GeneratorNetworks):
         return self._calls_per_step if to else 0
 
     def _check_renoise(self, segment: int, to: int) -> None:
-        if not 0 <= to <= segment <= self.num_segments:
+        last = self.config.sampler.num_segments
+        if not 0 <= to <= segment <= last:
             raise ValueError(f"depth {to} is not before depth {segment}")
-        if to == segment and segment in (0, self.num_segments):
+        if to == segment and segment in (0, last):
             raise ValueError(f"nothing is in progress at depth {segment}")
 
     def draft(self) -> "FullSequence | None":

@@ -33,7 +33,9 @@ class Generator(Protocol):
       renoises: whether `renoise` is possible.
       looks_ahead: whether `estimate` can look denoiser steps ahead.
 
-    `text_parts`, if it has that too, names the parts of the parameters that `encode` alone uses.
+    `text_parts`, if it has that too, names the parts of the parameters that `encode` alone uses;
+    `parent_nfe(segment)` tells how many of `nfe(segment)` depend on the parent alone, and so are
+    made once for the children that are advanced together.
     """
 
     num_segments: int
@@ -140,3 +142,8 @@ class Generator(Protocol):
 
     def program(self, segment: int) -> Hashable:
         """Segments of an equal value share one executable."""
+
+
+def parent_nfe(generator: Generator, segment: int) -> int:
+    """Denoiser calls of one `advance` that siblings share; none if the generator tells of none."""
+    return getattr(generator, "parent_nfe", lambda segment: 0)(segment)

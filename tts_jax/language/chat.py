@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from tts_jax import precision
 from tts_jax.checkpoints import CheckpointError, abstract_params, flatten, load_parts, parse
 from tts_jax.language.decoder import FAMILIES, Decoder, DecoderConfig, generate
 from tts_jax.language.published import read_saved
@@ -94,18 +95,21 @@ class LanguageModel:
       loaded: how often parameters were loaded.
     """
 
-    def __init__(self, folder: Path | str, *, answer: int = 256):
+    def __init__(self, folder: Path | str, *, answer: int = 256, weights: str = precision.STORED):
         """Reads configuration and tokenizer, and no parameters.
 
         Args:
           folder: that `converters.convert --model=language_model` wrote.
           answer: most tokens of an answer.
+          weights: the type in which parameters are held, see `tts_jax.precision`.
 
         Raises:
+          ValueError: weights of an unknown type.
           CheckpointError: the folder holds no language model, or one whose tokenizer lacks what its
             family writes conversations with.
         """
-        self.folder, self._answer = Path(folder), answer
+        precision.check(weights)
+        self.folder, self._answer, self._weights = Path(folder), answer, weights
         path = self.folder / "config.json"
         try:
             fields = json.loads(path.read_text("utf-8"))
@@ -151,9 +155,11 @@ class LanguageModel:
         return sum(leaf.size for leaf in flatten(self.abstract_params).values())
 
     @property
-    def dtype(self) -> jnp.dtype:
-        """The type in which its parameters are stored, and computed with."""
-        return jnp.dtype(self._stored)
+    def held_params(self) -> dict:
+        """Shapes and dtypes of its parameters in memory."""
+        dtype = precision.read_as(self._weights, jnp.dtype(self._stored))
+        stored = jax.tree.map(lambda x: x.update(dtype=dtype), self.abstract_params)
+        return precision.hold(stored, self._weights)
 
     def encode(self, message: str) -> list[int]:
         """Token ids of a conversation that waits for the answer to a message."""
@@ -170,7 +176,8 @@ class LanguageModel:
         tokens[0, length - len(ids) :] = ids
         seen = np.arange(length)[None] >= length - len(ids)
         if self._params is None:
-            loaded = load_parts(self.folder, {PART: self.abstract_params})
+            parts = {PART: self.abstract_params}
+            loaded = load_parts(self.folder, parts, weights=self._weights)
             self._params, self.loaded = loaded[PART], self.loaded + 1
         found = np.asarray(self._generate(self._params, tokens, seen))[0]
         ends = np.flatnonzero(np.isin(found, self._ends))

@@ -306,7 +306,7 @@ class Decoder(nnx.Module):
     def logits(self, hidden: Array) -> Array:
         """Logits of the next token, [..., D] -> [..., V] float32."""
         if self.config.head == "tied":
-            return (hidden @ self.token.embedding.T).astype(jnp.float32)
+            return (hidden @ self.token.embedding[...].T).astype(jnp.float32)
         return self.head(hidden).astype(jnp.float32)
 
     def cache(self, rows: int, slots: int) -> Cache:

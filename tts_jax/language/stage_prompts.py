@@ -294,8 +294,8 @@ def load_stage_prompts(config: Mapping[str, Any], world: World | None = None) ->
       config: `source`: "world", the grammar of the captioned world; "file", what `path` holds, see
         `read_stage_file`; "model", a function from text to text that `model` names as
         "package.module:function"; "decoder", the language model whose converted checkpoint lies at
-        `path`, with its answers kept in the folder `cache` if one is named; "prompt", the prompt
-        itself at every stage.
+        `path`, with its answers kept in the folder `cache` if one is named and its parameters held
+        as `weights` says, see `tts_jax.precision`; "prompt", the prompt itself at every stage.
       world: module of the captioned world that the generator was trained on, or None.
 
     Raises:
@@ -318,7 +318,7 @@ def load_stage_prompts(config: Mapping[str, Any], world: World | None = None) ->
         path, cache = config.get("path", ""), config.get("cache", "")
         if not path:
             raise StagePromptError('stage prompts source "decoder" needs a path')
-        decoder = LanguageModel(path)
+        decoder = LanguageModel(path, weights=config.get("weights", "stored"))
         cache = Path(cache) if cache else None
         model = StageModel(str(path), decoder, cache=cache, identity=decoder.identity)
         return StagePrompts(model, model, decoder)

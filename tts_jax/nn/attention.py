@@ -5,13 +5,15 @@ B batch  L tokens  N heads  K head size.
 
 import contextlib
 import functools
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.sharding import AxisType, PartitionSpec
 
@@ -19,6 +21,7 @@ from tts_jax.nn.sequence import head_axes, over_heads
 
 IMPLEMENTATIONS = ("auto", "xla", "blocks", "cudnn", "splash")
 BLOCK = 512  # queries of a block
+BLOCK_LOGITS = 2**24  # of a block in `attend_in_parts`, which siblings multiply
 LONG = 4096
 # The most queries and keys that the kernel on TPU works on at once, and what they are multiples of.
 # It is chosen for `LANES` queries and `TILE_K` keys or more.
@@ -122,9 +125,8 @@ def attend(
         return _attend_in_blocks(q, k, v, mask)
     if isinstance(mask, TokenMask):
         mask = mask.pairs()
-    if implementation != "xla":
-        mask = None if mask is None else mask[:, None]
-        return jax.nn.dot_product_attention(q, k, v, mask=mask, implementation=implementation)
+    if implementation == "cudnn":
+        return _attend_cudnn(q, k, v, mask)
     q = q * q.shape[-1] ** -0.5
     logits = jnp.einsum("bqnd,bknd->bnqk", q, k, preferred_element_type=jnp.float32)
     if mask is not None:
@@ -133,26 +135,41 @@ def attend(
     return jnp.einsum("bnqk,bknd->bqnd", weights, v)
 
 
-def attend_in_parts(q: Array, parts: Sequence[tuple[Array, Array, Array | None]]) -> Array:
+def attend_in_parts(
+    q: Array,
+    parts: Sequence[tuple[Array, Array, Array | None]],
+    *,
+    implementation: str = "blocks",
+) -> Array:
     """Attention over keys and values that lie in several arrays, without joining these.
 
     Under `vmap` a part that is not mapped stays one array: what siblings share is not copied for
-    each of them. Softmax in float32, `BLOCK` queries at a time where there are more.
+    each of them. Softmax in float32.
 
     Args:
       q: queries, [B, L_q, N, K].
       parts: of each, keys [B, L_k, N, K], values like them, and which keys are there: bool [L_k],
         or None for all.
+      implementation: as of `attend`. "splash", which "auto" takes where it would for every part,
+        does the parts one after the other and joins results; all others are "blocks", which do some
+        queries at a time.
 
     Returns:
       [B, L_q, N, K] in the dtype of the values.
+
+    Raises:
+      ValueError: an unknown implementation.
     """
-    if (length := q.shape[1]) > BLOCK:
-        count = -(-length // BLOCK)
-        q = jnp.pad(q, [(0, 0), (0, count * BLOCK - length), (0, 0), (0, 0)])
-        blocks = q.reshape(q.shape[0], count, BLOCK, *q.shape[2:]).swapaxes(0, 1)
-        out = jax.lax.map(lambda block: attend_in_parts(block, parts), blocks)
-        return out.swapaxes(0, 1).reshape(q.shape)[:, :length]
+    check(implementation)
+    chosen = {_choose(q, k) if implementation == "auto" else implementation for k, _, _ in parts}
+    if chosen == {"splash"}:
+        return _join(*zip(*(_attend_splash_part(q, *part) for part in parts), strict=True))
+    keys = sum(k.shape[1] for k, _, _ in parts)
+    rows = max(1, min(BLOCK, BLOCK_LOGITS // (q.shape[2] * keys)))
+    return _in_blocks(q, rows, lambda block: _attend_parts(block, parts))
+
+
+def _attend_parts(q: Array, parts: Sequence[tuple[Array, Array, Array | None]]) -> Array:
     q = q * q.shape[-1] ** -0.5
     logits = []
     for k, _, there in parts:
@@ -166,6 +183,59 @@ def attend_in_parts(q: Array, parts: Sequence[tuple[Array, Array, Array | None]]
         jnp.einsum("bnqk,bknd->bqnd", (own / total).astype(v.dtype), v)
         for own, (_, v, _) in zip(weights, parts, strict=True)
     )
+
+
+def _in_blocks(q: Array, rows: int, attend: Callable[[Array], Array]) -> Array:
+    """Attention of so many queries at a time."""
+    if (length := q.shape[1]) <= rows:
+        return attend(q)
+    count = -(-length // rows)
+    q = jnp.pad(q, [(0, 0), (0, count * rows - length), (0, 0), (0, 0)])
+    blocks = q.reshape(q.shape[0], count, rows, *q.shape[2:]).swapaxes(0, 1)
+    out = jax.lax.map(attend, blocks)
+    return out.swapaxes(0, 1).reshape(q.shape)[:, :length]
+
+
+def _join(outputs: Sequence[Array], logs: Sequence[Array]) -> Array:
+    """Attention over several parts from that over each, [B, L, N, K].
+
+    Args:
+      outputs: of each part.
+      logs: logarithms of the sums over each part's keys, [B, L, N] float32.
+    """
+    top = functools.reduce(jnp.maximum, logs)
+    weights = [jnp.exp(own - top)[..., None] for own in logs]
+    whole = sum(own * out.astype(jnp.float32) for own, out in zip(weights, outputs, strict=True))
+    return (whole / sum(weights)).astype(outputs[0].dtype)
+
+
+def attend_by_frames(
+    q: Array, k: Array, v: Array, seen: np.ndarray, *, implementation: str = "xla"
+) -> Array:
+    """Attention of tokens of frames that see whole frames: no mask of tokens, no wasted product.
+
+    Args:
+      q, k, v: [B, F*P, N, K].
+      seen: bool [F, F], which frames see which; each at least one.
+      implementation: as of `attend`.
+
+    Returns:
+      [B, F*P, N, K] in the dtype of `v`.
+    """
+    tokens = q.shape[1] // len(seen)
+    starts = [0, *(1 + np.flatnonzero((seen[1:] != seen[:-1]).any(1))), len(seen)]
+
+    def taken(x: Array, frames: np.ndarray) -> Array:
+        if len(frames) == frames[-1] + 1 - frames[0]:
+            return x[:, frames[0] * tokens : (frames[-1] + 1) * tokens]
+        return x[:, (frames[:, None] * tokens + np.arange(tokens)).reshape(-1)]
+
+    def group(first: int, last: int) -> Array:
+        keys, values = (taken(x, np.flatnonzero(seen[first])) for x in (k, v))
+        own = taken(q, np.arange(first, last))
+        return attend(own, keys, values, implementation=implementation)
+
+    return jnp.concatenate([group(*ends) for ends in itertools.pairwise(starts)], axis=1)
 
 
 def _platform() -> str:
@@ -189,25 +259,44 @@ def _divided() -> dict[str, int]:
     return {name: mesh.shape[name] for name, kind in kinds if kind == AxisType.Auto}
 
 
+def _attend_cudnn(q: Array, k: Array, v: Array, mask: Array | None) -> Array:
+    """By a kernel that takes whole masks, and maps over queries, keys and values alike or not."""
+    if mask is not None:
+        mask = jnp.broadcast_to(mask, (mask.shape[0], q.shape[1], k.shape[1]))[:, None]
+    # A choice between equals, which the compiler drops: these are mapped over what queries are.
+    some = q.ravel()[0] > 0
+    k, v = (jax.lax.select(some, x, x) for x in (k, v))
+    return jax.nn.dot_product_attention(q, k, v, mask=mask, implementation="cudnn")
+
+
 def _attend_splash(q: Array, k: Array, v: Array, mask: Mask) -> Array:
-    """By a kernel that the compiler cannot divide: where it divides heads, each device has its own.
+    if isinstance(mask, Array):
+        mask = jnp.broadcast_to(mask, (mask.shape[0], q.shape[1], k.shape[1]))
+    return _with_heads_divided(_splash, q, k, v, mask)
+
+
+def _attend_splash_part(q: Array, k: Array, v: Array, there: Array | None) -> tuple[Array, Array]:
+    """Attention over one part, and the logarithms of its sums; as of `_join`."""
+    return _with_heads_divided(_splash_part, q, k, v, there)
+
+
+def _with_heads_divided(kernel: Callable, q: Array, k: Array, v: Array, other: Mask):
+    """Runs a kernel that the compiler cannot divide: each device has heads of its own.
 
     Over other axes that are left to the compiler every device does the same.
     """
-    if isinstance(mask, Array):
-        mask = jnp.broadcast_to(mask, (mask.shape[0], q.shape[1], k.shape[1]))
     axes = _divided()
     if not axes:
-        return _splash(q, k, v, mask)
+        return kernel(q, k, v, other)
     heads = PartitionSpec(None, None, MODEL if MODEL in axes else None)
     own = jax.shard_map(
-        _splash,
+        kernel,
         in_specs=(heads, heads, heads, PartitionSpec()),
         out_specs=heads,
         axis_names=set(axes),
         check_vma=False,
     )
-    return own(q, k, v, mask)
+    return own(q, k, v, other)
 
 
 def _tile(length: int, most: int) -> int:
@@ -222,63 +311,99 @@ def _see_before(ends: Array, keys: Array) -> Array:
     return keys < ends
 
 
+class _Kernel:
+    """The kernel for some queries and keys: how they are cut into tiles, and what else it takes."""
+
+    def __init__(self, queries: int, keys: int):
+        from jax.experimental.pallas.ops.tpu import splash_attention as splash
+
+        self.splash, self.queries, self.keys = splash, queries, keys
+        tiles = [_tile(n, most) for n, most in ((queries, TILE_Q), (keys, TILE_K))]
+        self.rows, self.columns = (
+            -(-n // t) * t for n, t in zip((queries, keys), tiles, strict=True)
+        )
+        # Tokens last is also how the compiler lays out what comes before: see `Linear.to_heads`.
+        layouts = dict.fromkeys(("q_layout", "k_layout", "v_layout"), splash.QKVLayout.SEQ_MINOR)
+        self.options = dict(
+            block_sizes=splash.BlockSizes(block_q=tiles[0], block_kv=tiles[1], **layouts),
+            head_shards=1,
+            q_seq_shards=1,
+            interpret=_platform() != "tpu",
+        )
+
+    def arrays(self, q: Array, k: Array, v: Array) -> list[Array]:
+        """Filled up to whole tiles, tokens last but one, queries scaled: [B, N, L, K]."""
+
+        def tokens_last_but_one(x, length):
+            x = jnp.pad(x, [(0, 0), (0, length - x.shape[1]), (0, 0), (0, 0)])
+            return x.swapaxes(1, 2)
+
+        return [
+            tokens_last_but_one(q, self.rows) * q.shape[-1] ** -0.5,
+            tokens_last_but_one(k, self.columns),
+            tokens_last_but_one(v, self.columns),
+        ]
+
+    def unmasked(self, heads: int, **options):
+        """The kernel in which all see all."""
+        full = self.splash.FullMask((self.rows, self.columns))
+        mask = self.splash.MultiHeadMask([full] * heads)
+        return self.splash.make_splash_mha(mask, **self.options, **options)
+
+    def segments(self, batch: int, mask: TokenMask | None):
+        """Groups of queries and keys; what fills the last tile is in a group of its own."""
+        if mask is None:
+            if self.columns == self.keys:
+                return None
+            mask = TokenMask(None, jnp.zeros((1, self.queries)), jnp.zeros((1, self.keys)))
+        groups = zip((mask.query_groups, mask.key_groups), (self.rows, self.columns), strict=True)
+        return self.splash.SegmentIds(
+            *(
+                jnp.pad(
+                    jnp.broadcast_to(own.astype(jnp.int32), (batch, own.shape[1])),
+                    [(0, 0), (0, length - own.shape[1])],
+                    constant_values=-1,
+                )
+                for own, length in groups
+            )
+        )
+
+
+def _run(kernel: Callable, *args):
+    """On TPU the kernel has one precision for 16-bit products, whatever is asked of others."""
+    precision = "default" if args[0].dtype.itemsize == 2 else None
+    with jax.default_matmul_precision(precision or jax.config.jax_default_matmul_precision):
+        return kernel(*args)
+
+
+def _splash_part(q: Array, k: Array, v: Array, there: Array | None) -> tuple[Array, Array]:
+    tiled = _Kernel(q.shape[1], k.shape[1])
+    kernel = tiled.unmasked(q.shape[2], save_residuals=True)
+    mask = None if there is None else TokenMask(None, jnp.ones((1, q.shape[1]), bool), there[None])
+    run = jax.vmap(partial(_run, kernel))
+    out, (logs,) = run(*tiled.arrays(q, k, v), tiled.segments(len(q), mask))
+    return out.swapaxes(1, 2)[:, : q.shape[1]].astype(v.dtype), logs.swapaxes(1, 2)[:, : q.shape[1]]
+
+
 def _splash(q: Array, k: Array, v: Array, mask: Mask) -> Array:
-    from jax.experimental.pallas.ops.tpu import splash_attention as splash
-
     queries, keys = q.shape[1], k.shape[1]
-    tiles = [_tile(n, most) for n, most in ((queries, TILE_Q), (keys, TILE_K))]
-    rows, columns = (-(-n // t) * t for n, t in zip((queries, keys), tiles, strict=True))
-
-    def tokens_last_but_one(x, length):
-        x = jnp.pad(x, [(0, 0), (0, length - x.shape[1]), (0, 0), (0, 0)])
-        return x.swapaxes(1, 2)
-
-    args = [
-        tokens_last_but_one(q, rows) * q.shape[-1] ** -0.5,
-        tokens_last_but_one(k, columns),
-        tokens_last_but_one(v, columns),
-    ]
-    # Tokens last is also how the compiler lays out what comes before: see `Linear.to_heads`.
-    layouts = dict.fromkeys(("q_layout", "k_layout", "v_layout"), splash.QKVLayout.SEQ_MINOR)
-    sizes = splash.BlockSizes(block_q=tiles[0], block_kv=tiles[1], **layouts)
-    options = dict(block_sizes=sizes, head_shards=1, q_seq_shards=1, interpret=_platform() != "tpu")
-    # On TPU the kernel has one precision for 16-bit products, whatever is asked of others.
-    precision = "default" if q.dtype.itemsize == 2 else None
-
-    def run(kernel, *args):
-        with jax.default_matmul_precision(precision or jax.config.jax_default_matmul_precision):
-            return kernel(*args)
-
+    tiled = _Kernel(queries, keys)
+    args = tiled.arrays(q, k, v)
     if not isinstance(mask, Array):
-        whole = splash.MultiHeadMask([splash.FullMask((rows, columns))] * q.shape[2])
-        kernel, segments = splash.make_splash_mha(whole, **options), None
+        kernel = tiled.unmasked(q.shape[2])
         if mask is not None and mask.ends is not None:
-            ends = jnp.pad(mask.ends.astype(jnp.int32), (0, rows - queries))
+            ends = jnp.pad(mask.ends.astype(jnp.int32), (0, tiled.rows - queries))
             kernel.fwd_mask_info = kernel.fwd_mask_info._replace(q_sequence=ends)
             kernel.kwargs["mask_function"] = _see_before
-        if mask is None and columns > keys:
-            mask = TokenMask(None, jnp.zeros((1, queries)), jnp.zeros((1, keys)))
-        if mask is not None:  # what fills the last tile belongs to another segment
-            groups = zip((mask.query_groups, mask.key_groups), (rows, columns), strict=True)
-            segments = splash.SegmentIds(
-                *(
-                    jnp.pad(
-                        jnp.broadcast_to(own.astype(jnp.int32), (len(q), own.shape[1])),
-                        [(0, 0), (0, length - own.shape[1])],
-                        constant_values=-1,
-                    )
-                    for own, length in groups
-                )
-            )
-        out = jax.vmap(lambda q, k, v, own: run(kernel, q, k, v, own))(*args, segments)
+        out = jax.vmap(partial(_run, kernel))(*args, tiled.segments(len(q), mask))
         return out.swapaxes(1, 2)[:, :queries].astype(v.dtype)
-    padded = jnp.pad(mask, [(0, 0), (0, rows - queries), (0, columns - keys)])
+    padded = jnp.pad(mask, [(0, 0), (0, tiled.rows - queries), (0, tiled.columns - keys)])
 
     def one(q, k, v, mask):
-        kernel = splash.make_splash_mha(mask[None], **options)
+        kernel = tiled.splash.make_splash_mha(mask[None], **tiled.options)
         # Known, but traced like the arrays beside it, and then the kernel cannot ask.
         kernel.fwd_mask_info = kernel.fwd_mask_info._replace(is_dynamic_mask=True)
-        return run(kernel, q, k, v)
+        return _run(kernel, q, k, v)
 
     if len(padded) == 1:
         out = jax.vmap(one, (0, 0, 0, None))(*args, padded[0])
@@ -290,6 +415,8 @@ def _splash(q: Array, k: Array, v: Array, mask: Mask) -> Array:
 
 
 def _attend_in_blocks(q: Array, k: Array, v: Array, mask: Mask) -> Array:
+    if mask is None:
+        return _in_blocks(q, BLOCK, lambda block: attend(block, k, v))
     length = q.shape[1]
     count = -(-length // BLOCK)
     padding = count * BLOCK - length
@@ -298,9 +425,7 @@ def _attend_in_blocks(q: Array, k: Array, v: Array, mask: Mask) -> Array:
         x = jnp.pad(x, [(0, 0), (0, padding)] + [(0, 0)] * (x.ndim - 2))
         return x.reshape(x.shape[0], count, BLOCK, *x.shape[2:]).swapaxes(0, 1)
 
-    if mask is None:
-        out = jax.lax.map(lambda q: attend(q, k, v), split(q))
-    elif isinstance(mask, TokenMask):
+    if isinstance(mask, TokenMask):
         ends = None if mask.ends is None else split(mask.ends[None])[:, 0]
 
         def attend_own(block):

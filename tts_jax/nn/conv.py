@@ -52,14 +52,17 @@ class CausalConv3d(nnx.Module):
         space_stride: int = 1,
         repeat_first: bool = False,
         padding: tuple[int, int] | None = None,
+        lead: int | None = None,
+        bias: bool = True,
         rngs: nnx.Rngs,
     ):
         shape = (*size, inputs, outputs)
         self.kernel = nnx.Param(jax.nn.initializers.lecun_normal()(rngs.params(), shape))
-        self.bias = nnx.Param(jnp.zeros(outputs))
+        self.bias = nnx.Param(jnp.zeros(outputs)) if bias else None
         self.time_stride = time_stride
         self.space_stride = space_stride
         self.repeat_first = repeat_first
+        self.lead = size[0] - 1 if lead is None else lead  # frames of padding in front of a clip
         self.padding = padding  # rows above and below, and columns; None: half a kernel
 
     @jax.named_scope("conv")
@@ -71,20 +74,21 @@ class CausalConv3d(nnx.Module):
           window: the memory of a clip that is processed in temporal windows; None for a whole clip.
 
         Returns:
-          [B, T', H', W', O]; T' = (T - 1) // time_stride + 1 for a whole clip.
+          [B, T', H', W', O]; T' = (T + lead - kt) // time_stride + 1 for a whole clip.
         """
-        kernel, bias = self.kernel[...].astype(x.dtype), self.bias[...].astype(x.dtype)
+        kernel, lead = self.kernel[...].astype(x.dtype), self.lead
+        bias = 0 if self.bias is None else self.bias[...].astype(x.dtype)
         kt, kh, kw, inputs, outputs = kernel.shape
         if kt == kh == kw == self.time_stride == self.space_stride == 1:
             return x @ kernel[0, 0, 0] + bias
         if window is None:
-            if x.shape[1] < kt and not self.repeat_first:  # earlier taps would only meet zeros
-                kernel = kernel[kt - x.shape[1] :]
-                kt = x.shape[1]
-            x = self._lengthen(x, kt - 1)
+            # earlier taps would only meet zeros
+            spare = 0 if self.repeat_first else min(max(kt - x.shape[1], 0), lead)
+            kernel, kt, lead = kernel[spare:], kt - spare, lead - spare
+            x = self._lengthen(x, lead)
         elif kt > 1:
             past = window.recall()
-            joined = self._lengthen(x, kt - 1) if past is None else jnp.concatenate([past, x], 1)
+            joined = self._lengthen(x, lead) if past is None else jnp.concatenate([past, x], 1)
             window.kept.append(joined[:, joined.shape[1] - (kt - 1) :])
             x = joined if past is None else joined[:, self.time_stride - 1 :]
         stride = self.time_stride
@@ -107,6 +111,11 @@ class CausalConv3d(nnx.Module):
         if self.repeat_first:
             return jnp.concatenate([x[:, :1]] * frames + [x], axis=1)
         return jnp.pad(x, ((0, 0), (frames, 0), (0, 0), (0, 0), (0, 0)))
+
+
+def pointwise(inputs: int, outputs: int, *, rngs: nnx.Rngs) -> CausalConv3d:
+    """A convolution of every place by itself."""
+    return CausalConv3d(inputs, outputs, (1, 1, 1), rngs=rngs)
 
 
 class GroupNorm(nnx.Module):

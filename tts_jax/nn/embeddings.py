@@ -80,18 +80,38 @@ def grid_angles(rows: int, columns: int, size: int, theta: float = 10000.0) -> n
     return np.concatenate(angles, axis=-1).reshape(rows * columns, -1).astype(np.float32)
 
 
+def position_sinusoids(positions: np.ndarray, width: int) -> np.ndarray:
+    """Sines, then cosines, of positions [L] at `width` / 2 frequencies, float64 [L, width]."""
+    angles = positions[:, None] * frequencies(width // 2)
+    return np.concatenate([np.sin(angles), np.cos(angles)], axis=-1)
+
+
+def position_grid(rows: np.ndarray, columns: np.ndarray, width: int) -> np.ndarray:
+    """Sines and cosines of the rows and columns of a grid.
+
+    Args:
+      rows, columns: positions of the R rows and of the S columns.
+      width: channels, a multiple of 4: first the column's sines and cosines, then the row's.
+
+    Returns:
+      Float64 [R, S, width].
+    """
+    down, across = (position_sinusoids(axis, width // 2) for axis in (rows, columns))
+    shape = len(rows), len(columns), width // 2
+    across, down = np.broadcast_to(across[None], shape), np.broadcast_to(down[:, None], shape)
+    return np.concatenate([across, down], axis=-1)
+
+
 def position_table(size: int, width: int, base: int) -> np.ndarray:
     """Sines and cosines of rows and columns (`PatchEmbed` of SD3, arXiv 2403.03206).
 
     Args:
       size: rows and columns of the table.
-      width: channels, a multiple of 4: first the column's sines and cosines, then the row's.
+      width: channels, as of `position_grid`.
       base: side of the grid whose positions are 0, 1, 2, ...; a finer one has fractions.
 
     Returns:
       Float64 [size, size, width].
     """
-    angles = np.arange(size)[:, None] * (base / size) * frequencies(width // 4)
-    axis = np.concatenate([np.sin(angles), np.cos(angles)], axis=-1)
-    columns = np.broadcast_to(axis[None], (size, *axis.shape))
-    return np.concatenate([columns, columns.swapaxes(0, 1)], axis=-1)
+    positions = np.arange(size) * (base / size)
+    return position_grid(positions, positions, width)

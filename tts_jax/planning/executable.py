@@ -4,6 +4,7 @@ XLA's cost analysis counts the body of a loop once. The text of a compiled progr
 compiler's estimate for every instruction and how often every loop runs; both are multiplied here.
 """
 
+import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -271,11 +272,23 @@ class Text:
             ),
             None,
         )
-        uses = [(i, n) for i in body.values() for n, o in enumerate(i.operands) if o == inner]
-        sliced = [i.opcode in ("dynamic-slice", "fusion", "dynamic-update-slice") for i, _ in uses]
-        if not uses or not all(sliced) or not nbytes(shape):
-            return nbytes(shape)
-        return min(nbytes(shape), sum(self._read(i, n, shape) for i, n in uses))
+        return nbytes(shape) * self._share(body, inner) if nbytes(shape) else 0
+
+    def _share(self, body: dict[str, Instruction], name: str | None) -> float:
+        """Which share of an array inside a fusion is needed: what is converted or laid out anew,
+        and then sliced, is so for the slice alone."""
+        uses = [(i, n) for i in body.values() for n, o in enumerate(i.operands) if o == name]
+        if not uses:
+            return 1
+        whole, needed = nbytes(body[name].shape, anywhere=True), 0.0
+        for instruction, place in uses:
+            read = 1.0
+            if instruction.opcode in ("dynamic-slice", "fusion", "dynamic-update-slice"):
+                read = self._read(instruction, place, body[name].shape) / max(whole, 1)
+            if read >= 1 and _count(instruction.shape) == _count(body[name].shape):
+                read = self._share(body, instruction.name)
+            needed += read
+        return min(1.0, needed)
 
     def _written(self, name: str, instruction: Instruction) -> float:
         """Bytes of the result that are written: an update in place writes its slice."""
@@ -313,6 +326,12 @@ def nbytes(shape: str, *, anywhere: bool = False) -> float:
             count *= int(size)
         total += count * _itemsize(kind)
     return total
+
+
+def _count(shape: str) -> int:
+    """Numbers in all arrays of a shape's text."""
+    sizes = [re.findall(r"\d+", found) for _, found, _ in _ARRAY.findall(shape)]
+    return sum(math.prod(map(int, own)) for own in sizes)
 
 
 def _itemsize(kind: str) -> float:

@@ -55,6 +55,22 @@ def work_of(jaxpr: Jaxpr | ClosedJaxpr) -> Work:
     )
 
 
+def operand_bytes(jaxpr: Jaxpr | ClosedJaxpr) -> int:
+    """Bytes that matrix products, convolutions and Pallas kernels read and write in one call.
+
+    What a program moves at least if nothing stays on the chip between two of them; an operand that
+    several branches share counts once.
+    """
+    return jaxpr_sum(jaxpr, _operands)
+
+
+def _operands(equation: JaxprEqn) -> int | None:
+    if matmul_flops(equation) is None and equation.primitive.name != "pallas_call":
+        return None
+    avals = [x.aval for x in (*equation.invars, *equation.outvars)]
+    return sum(aval.size * jnp.dtype(aval.dtype).itemsize for aval in avals)
+
+
 def _wide(equation: JaxprEqn) -> int | None:
     found = matmul_flops(equation)
     if found is None:

@@ -14,7 +14,9 @@ import numpy as np
 from tts_jax.generators import GENERATORS, override
 from tts_jax.generators.causal_wan.generator import CausalWanConfig
 from tts_jax.generators.cogvideox.generator import CogVideoXConfig
+from tts_jax.generators.latte.generator import LatteConfig
 from tts_jax.generators.nova.generator import NovaConfig
+from tts_jax.generators.open_sora.parts import OpenSoraConfig
 from tts_jax.generators.protocol import Generator
 from tts_jax.generators.pyramid_flow.generator import PyramidFlowConfig
 from tts_jax.generators.pyramid_flow.mmdit import MMDiTConfig
@@ -22,6 +24,7 @@ from tts_jax.generators.pyramid_flow.sampler_config import SamplerConfig
 from tts_jax.generators.pyramid_flow.text import T5_LENGTH
 from tts_jax.generators.pyramid_flow.transformer import TransformerConfig
 from tts_jax.generators.pyramid_flow.vae import LatentFactors, VAEConfig
+from tts_jax.generators.t5_parts import PartsConfig
 from tts_jax.generators.wan.generator import WanConfig
 from tts_jax.language.clip_text import TextConfig
 from tts_jax.language.reader import PLACEHOLDER
@@ -93,7 +96,7 @@ def _pyramid_flow(variant: str, size: str) -> PyramidFlowConfig:
     )
 
 
-def _t5_rows(config: CogVideoXConfig | WanConfig | CausalWanConfig) -> dict[str, int]:
+def _t5_rows(config: PartsConfig) -> dict[str, int]:
     return {"t5": config.sampler.text_length}
 
 
@@ -106,6 +109,10 @@ def _nova_rows(config: NovaConfig) -> dict[str, int]:
     return {config.encoder_name: config.transformer.text_length}
 
 
+def _open_sora_rows(config: OpenSoraConfig) -> dict[str, int]:
+    return {"t5": config.transformer.text_length}
+
+
 # Name of a converted checkpoint's folder: what makes its config.
 MODELS = {
     "cogvideox_2b": ("cogvideox", CogVideoXConfig.cogvideox_2b, _t5_rows),
@@ -113,6 +120,8 @@ MODELS = {
     "wan2_1_1_3b": ("wan", WanConfig.wan2_1_1_3b, _t5_rows),
     "wan2_1_14b": ("wan", WanConfig.wan2_1_14b, _t5_rows),
     "causal_wan_1_3b": ("causal_wan", CausalWanConfig.self_forcing, _t5_rows),
+    "open_sora_1_2": ("open_sora", OpenSoraConfig.open_sora_1_2, _open_sora_rows),
+    "latte_1": ("latte", LatteConfig.latte_1, _t5_rows),
     "nova_d48w1024_osp480": ("nova", NovaConfig.d48w1024_osp480, _nova_rows),
     **{
         f"pyramid_flow_{variant}_{size}": (

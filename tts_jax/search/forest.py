@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from tts_jax.generators.protocol import Generator
+from tts_jax.generators.protocol import Generator, parent_nfe
 from tts_jax.parallel import BRANCH, fetch, first_copy, replicate, split
 from tts_jax.search import expansion, paths
 from tts_jax.search.expansion import Layout
@@ -226,6 +226,7 @@ class Forest:
         generator, segment = self.models.generators[fidelity], step.depth
         static, program = static_segment(generator, segment), generator.program(segment)
         key = "advance", fidelity, program, static, shape.siblings, self._room
+        shared = parent_nfe(generator, segment)
 
         def build():
             @jax.named_scope("advance")
@@ -249,6 +250,7 @@ class Forest:
         def block(part, branches):
             _, indices = expansion.row_arrays(rows[part], shape)
             live = sum(len(row.children) for row in rows[part])
+            families = len(rows[part])
             result = self._call(
                 _component(fidelity),
                 key,
@@ -260,7 +262,8 @@ class Forest:
                 self._divide(indices),
                 live=live,
                 dead=indices.size - live,
-                nfe=generator.nfe(segment),
+                nfe=generator.nfe(segment) - shared,
+                row_nfe=(families * shared, (shape.rows - families) * shared),
                 out=self._where,
             )
             if report:

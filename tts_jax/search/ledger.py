@@ -1,7 +1,7 @@
 """What a search cost, by component."""
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 
 
@@ -65,6 +65,10 @@ class Ledger:
     def total(self) -> Cost:
         """The sum over components."""
         return _sum(self.costs.values())
+
+    def without(self, components: Collection[str]) -> Cost:
+        """The sum over all components but these."""
+        return _sum(cost for name, cost in self.costs.items() if name not in components)
 
     def to_json(self, repeatable: bool = False) -> dict[str, dict[str, float]]:
         """The costs as plain numbers, the total included.

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Self
 import jax
 from jax.sharding import Mesh
 
-from tts_jax.generators.protocol import Generator, Params
+from tts_jax.generators.protocol import Generator, Params, parent_nfe
 from tts_jax.parallel import (
     BRANCH,
     DeviceByDevice,
@@ -22,6 +22,7 @@ from tts_jax.parallel import (
     place,
 )
 from tts_jax.search import expansion
+from tts_jax.search.executables import Executables
 from tts_jax.search.expansion import Layout
 from tts_jax.search.programs import Programs
 from tts_jax.search.rounds import Outline, SearchConfigError
@@ -59,6 +60,7 @@ class Models:
         micro_batch: int = 0,
         exact: bool | None = None,
         conditions: Mapping[tuple[str, str], Encoded] = types.MappingProxyType({}),
+        executables: Executables | None = None,
     ):
         """Brings the parameters to the devices.
 
@@ -74,6 +76,7 @@ class Models:
           exact: each device works on one branch at a time, which is slower; None: on CPU alone,
             where the mesh divides branches only.
           conditions: of prompts that are encoded already, see `encode_prompts`.
+          executables: of an earlier process, which are run instead of compiling.
 
         Raises:
           SearchConfigError: a negative micro-batch, or exact with divided parameters or sequences.
@@ -95,7 +98,7 @@ class Models:
         self.verifier_params = place(
             {v.name: verifier_params[v.name] for v in panel.verifiers}, self.mesh
         )
-        self.programs = Programs()
+        self.programs = Programs(executables)
         self.judges = _judges(panel)
         self.conditions = conditions
         self._micro_batch, self._exact = micro_batch, exact
@@ -209,6 +212,7 @@ def outline_of(generator: Generator) -> Outline:
         **({"renoise_nfe": generator.renoise_nfe} if renoises else {}),
         look_ahead=generator.estimate_nfe if getattr(generator, "looks_ahead", False) else None,
         draft_nfe=draft and tuple(draft.nfe(segment) for segment in segments),
+        parent_nfe=tuple(parent_nfe(generator, segment) for segment in segments),
     )
 
 

@@ -126,12 +126,19 @@ def _largest(rounds: Sequence[RoundPlan]) -> RoundPlan:
 
 
 def denoiser_calls(request: Round, outline: Outline) -> Cost:
-    """What a round takes of denoiser calls, as the ledger counts them, look-aheads apart."""
-    nfe = outline.nfe if request.fidelity == "full" else outline.draft_nfe
+    """What a round takes of denoiser calls, as the ledger counts them, look-aheads apart.
+
+    All children of a parent are taken to be advanced together.
+    """
+    nfe, shared = outline.nfe, outline.parent_nfe
+    if request.fidelity == "draft":
+        nfe, shared = outline.draft_nfe, ()
     made, cost = children(request), Cost()
     for growth in growths(made):
         if not growth.moves:
             cost.nfe += growth.width * nfe[growth.depth]
+            if shared:
+                cost.nfe -= (growth.width - len(growth.parents)) * shared[growth.depth]
         elif growth.steps[0][0].kind == "renoise":
             cost.nfe += growth.width * outline.renoise_nfe(growth.depth, growth.steps[0][0].to)
     if isinstance(request.estimate, int) and request.judges:

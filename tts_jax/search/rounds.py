@@ -87,7 +87,8 @@ class Outline:
 
     Attributes:
       units: segments of each unit: latent units if autoregressive, else one unit.
-      nfe: denoiser calls of each segment.
+      nfe: denoiser calls of each segment of a branch alone.
+      parent_nfe: of these, those that children advanced together share; none if left out.
       stochastic: whether later segments of a unit draw noise; else a fork there is no fork.
       renoises: whether `Renoise` is possible.
       renoise_nfe: denoiser calls of going back, (depth, to) -> calls.
@@ -103,6 +104,7 @@ class Outline:
     renoise_nfe: Callable[[int, int], int] = lambda depth, to: 0
     look_ahead: Callable[[int, int], int] | None = None
     draft_nfe: tuple[int, ...] | None = None
+    parent_nfe: tuple[int, ...] = ()
 
     @property
     def num_segments(self) -> int:

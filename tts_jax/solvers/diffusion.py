@@ -7,6 +7,7 @@ product of the published tables, from 1 for clean to 0 for noise. Arrays have an
 from typing import Literal, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 Kind = Literal["noise", "clean", "velocity"]
@@ -91,3 +92,36 @@ def add_noise(latents: Array, level: Array, normals: Array, s: Array) -> Array:
     The result holds more noise than its level says.
     """
     return latents + s * jnp.sqrt(1 - level) * normals
+
+
+class Coefficients(NamedTuple):
+    """One solver step: next state = sum of these times what they are named after.
+
+    Worked out on the host, in float64, for all steps of a run, [N] each: at levels near 0 the parts
+    of a state are large, and cancel.
+
+    Attributes:
+      latents: the state.
+      clean: the clean estimate at the state.
+      previous: the clean estimate at the state before.
+      noise: standard normal values.
+    """
+
+    latents: np.ndarray
+    clean: np.ndarray
+    previous: np.ndarray
+    noise: np.ndarray
+
+    def between_stops(self, before: int, after: int) -> "Coefficients":
+        """Of steps that change nothing, these N, and more that change nothing."""
+        still = Coefficients(1.0, 0.0, 0.0, 0.0)
+        pairs = zip(self, still, strict=True)
+        return Coefficients(*(np.pad(x, (before, after), constant_values=v) for x, v in pairs))
+
+
+def ddim(level: np.ndarray, after: np.ndarray, eta: float) -> Coefficients:
+    """Those of `sde_step` between levels, [N] each; the first level may be 0."""
+    fresh = eta**2 * (1 - after) / (1 - level) * (1 - level / after)
+    carried = np.sqrt((1 - after - fresh) / (1 - level))
+    clean = np.sqrt(after) - np.sqrt(level) * carried
+    return Coefficients(carried, clean, np.zeros_like(clean), np.sqrt(fresh))

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from tts_jax import precision
 from tts_jax.checkpoints import ORBAX, CheckpointError, load_parts, parse, save_safetensors
 from tts_jax.language.clip_text import TextConfig
 from tts_jax.language.published import open_published
@@ -19,15 +20,17 @@ from tts_jax.verifiers.flicker import FlickerVerifier
 from tts_jax.verifiers.judges import JUDGES, open_judge
 from tts_jax.verifiers.oracle import OracleVerifier
 from tts_jax.verifiers.protocol import Verifier
+from tts_jax.verifiers.proxies import PROXIES
 from tts_jax.verifiers.viclip import ViCLIPConfig, ViClipVerifier
 from tts_jax.vision.vit import VisionConfig
 
 EMBEDDED = Path(__file__).parent.parent / "assets"
 
 TRAINED = {"clip": (ClipVerifier, CLIPConfig), "viclip": (ViClipVerifier, ViCLIPConfig)}
-WEIGHT_FREE = {"flicker": FlickerVerifier, "oracle": OracleVerifier}
+WEIGHT_FREE = {"flicker": FlickerVerifier, "oracle": OracleVerifier, **PROXIES}
 PUBLISHED = ("clip_score", "aesthetic", *JUDGES)  # have no embedded checkpoint
 NAMES = (*TRAINED, *PUBLISHED, *WEIGHT_FREE)
+VBENCH = "vbench."  # begins the names of VBench's dimensions as verifiers
 
 
 def parse_config(name: str, fields: Mapping) -> CLIPConfig:
@@ -52,35 +55,42 @@ def load_verifier(
     texts: Path | str | None = None,
     options: Mapping[str, Any] | None = None,
     place: Callable[[dict], dict] = dict,
+    weights: str = precision.STORED,
 ) -> tuple[Verifier, dict]:
     """A verifier and its parameters.
 
     Args:
-      name: one of `NAMES`.
+      name: one of `NAMES`, or of `tts_jax.evaluation.vbench.verifier.NAMES`, a search by which
+        gives an upper bound.
       checkpoint: a folder with `config.json`, `tokenizer.json` and `{name}.safetensors`, or one
         that `converters.convert` wrote; None takes the embedded one. Verifiers without weights
         ignore it.
       texts: a judge's, instead of `judge.json` in its folder; see `tts_jax.verifiers.judges`.
-      options: a judge's, instead of those in that file.
+      options: a judge's, instead of those in that file; the `fps` of a dimension of VBench.
       place: gives abstract parameters the shardings with which those of a converted checkpoint are
         read; by default they are read onto one device.
+      weights: the type in which parameters are held, see `tts_jax.precision`; dimensions of VBench
+        keep their own, with which they are defined.
 
     Returns:
-      The verifier and its nested parameter dictionary: float32, or for judges as stored.
+      The verifier and its nested parameter dictionary: by default float32, or for judges as stored.
 
     Raises:
-      ValueError: unknown name, or texts or options for what is no judge.
+      ValueError: unknown name or type, or texts or options for what is no judge.
       CheckpointError: the folder does not hold this verifier, or another shape of it.
     """
+    precision.check(weights)
     verifier = open_verifier(name, checkpoint, texts, options)
+    if name.startswith(VBENCH):
+        return verifier, verifier.params
     if name in WEIGHT_FREE:
         return verifier, {}
     folder, like = Path(checkpoint or EMBEDDED), verifier.abstract_params
     if name == "aesthetic":
-        return verifier, load_parts(folder, place(like))
+        return verifier, load_parts(folder, place(like), weights=weights)
     part = "clip" if name == "clip_score" else name
     dtype = jnp.float32 if name in TRAINED else None
-    return verifier, load_parts(folder, place({part: like}), dtype)[part]
+    return verifier, load_parts(folder, place({part: like}), dtype, weights)[part]
 
 
 def open_verifier(
@@ -90,8 +100,16 @@ def open_verifier(
     options: Mapping[str, Any] | None = None,
 ) -> Verifier:
     """A verifier without its parameters; arguments and errors as of `load_verifier`."""
+    if name.startswith(VBENCH):
+        # That package is built of verifiers.
+        from tts_jax.evaluation.vbench.verifier import open_dimension
+
+        if texts:
+            raise ValueError(f"{name} takes no texts; {', '.join(JUDGES)} do")
+        return open_dimension(name, checkpoint, options or {})
     if name not in NAMES:
-        raise ValueError(f"unknown verifier {name!r}; there are {', '.join(NAMES)}")
+        known = ", ".join((*NAMES, f"{VBENCH}<dimension>"))
+        raise ValueError(f"unknown verifier {name!r}; there are {known}")
     asked = {"texts": Path(texts) if texts else None, "options": dict(options or {})}
     if any(asked.values()) and name not in JUDGES:
         raise ValueError(f"{name} takes no texts and no options; {', '.join(JUDGES)} do")

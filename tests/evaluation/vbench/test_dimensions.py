@@ -1,5 +1,6 @@
 """Dimensions: what they ask of networks and recorded detections, and what they refuse."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -12,6 +13,8 @@ from tts_jax.evaluation.vbench.dimensions import (
     RECORDED,
     Network,
     Video,
+    ask,
+    ask_all,
     is_static,
 )
 from tts_jax.evaluation.vbench.recorded import read_recorded
@@ -123,10 +126,10 @@ def test_the_static_filter_asks_for_both_ends():
         return np.zeros((*first.shape[:3], 2))
 
     clip = video(3)
-    assert is_static(clip, {"raft": Network(flow)})
+    assert ask(is_static(clip), clip, {"raft": Network(flow)})
     a, b, c = clip.frames[:, 0, 0, 0].tolist()
     assert asked == [([a, b, a, c], [b, c, c, a])]
-    assert not is_static(clip, NETS)
+    assert not ask(is_static(clip), clip, NETS)
 
 
 @pytest.mark.parametrize("name", ["dynamic_degree", "motion_smoothness"])
@@ -145,6 +148,13 @@ def test_a_network_gets_its_rows_in_calls_of_one_shape():
     found = Network(call, at_once=4)(np.arange(10).reshape(5, 2))
     np.testing.assert_array_equal(found, 2 * np.arange(10).reshape(5, 2))
     assert shapes == [(4, 2), (4, 2)]
+
+
+def test_calls_are_about_even_so_that_few_rows_are_filled_up():
+    for count, rows in ((24, [12, 12]), (17, [12, 12]), (33, [12, 12, 12]), (16, [16])):
+        spy = Spy()
+        assert len(spy.networks["musiq"](np.zeros((count, 2, 2, 3)))) == count
+        assert spy.rows["musiq"] == rows
 
 
 def test_what_is_no_number_is_refused():
@@ -198,3 +208,68 @@ def test_a_missing_or_broken_file_is_refused(tmp_path):
     path.write_text("{")
     with pytest.raises(ValueError, match="cannot be read"):
         read_recorded(path)
+
+
+class Spy:
+    """Networks that note how many rows each call has."""
+
+    def __init__(self):
+        self.rows = {}
+        self.networks = {n: dataclasses.replace(x, call=self._note(n, x)) for n, x in NETS.items()}
+
+    def _note(self, name, network):
+        def call(*arrays):
+            self.rows.setdefault(name, []).append(len(arrays[0]))
+            return network.call(*arrays)
+
+        return call
+
+
+ASKING = [d for d in DIMENSIONS.values() if d.networks]
+
+
+def test_what_two_dimensions_ask_of_a_video_is_computed_once_for_both():
+    spy, clip = Spy(), video(**known("appearance_style"))
+    together = ask_all([(d.asking(clip, spy.networks), clip) for d in ASKING], spy.networks)
+    assert together == [d(clip, NETS) for d in ASKING]
+    assert spy.rows["viclip"] == spy.rows["viclip_text"] == [1]
+    assert spy.rows["clip_b32"] == [10]  # two variants of five frames
+
+
+def test_rows_of_all_videos_go_through_a_network_together():
+    spy, clips = Spy(), [video(5), video(6), video(5, width=144)]
+    subject, smooth = DIMENSIONS["subject_consistency"], DIMENSIONS["motion_smoothness"]
+    pairs = [(d, clip) for d in (subject, smooth) for clip in clips]
+    found = ask_all([(d.asking(clip, spy.networks), clip) for d, clip in pairs], spy.networks)
+    assert spy.rows["dino"] == [11, 5]
+    assert spy.rows["amt"] == [1] * 6
+    for (dimension, clip), verdict in zip(pairs, found, strict=True):
+        assert verdict == dimension(clip, NETS)
+
+
+def test_a_video_that_is_refused_leaves_the_others_their_verdicts():
+    def call(frames):
+        if frames.shape[1] == 128:
+            raise ValueError("too low")
+        return np.ones(len(frames))
+
+    nets = {**NETS, "musiq": Network(call)}
+    imaging, moving = DIMENSIONS["imaging_quality"], DIMENSIONS["dynamic_degree"]
+    low, high, small = video(), video(height=136), video(height=120)
+    pairs = [(d, clip) for clip in (low, high, small) for d in (imaging, moving)]
+    found = ask_all([(d.asking(clip, nets), clip) for d, clip in pairs], nets)
+    faults = {0: "clip: too low", 5: "clip: optical flow needs sides"}
+    for i, one in enumerate(found):
+        if i in faults:
+            assert str(one).startswith(faults[i])
+        else:
+            assert one == pairs[i][0](pairs[i][1], nets)
+
+
+def test_large_rows_are_fewer_in_one_call():
+    spy = Spy()
+    network = dataclasses.replace(spy.networks["musiq"], at_once=8, pixels=100)
+    for side, rows in ((2, [8, 8]), (5, [4, 4, 4]), (20, [1] * 9)):
+        spy.rows.clear()
+        assert len(network(np.zeros((9, side, side, 3)))) == 9
+        assert spy.rows["musiq"] == rows

@@ -4,20 +4,24 @@ import dataclasses
 import json
 import shutil
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 
-from tts_jax.checkpoints import init_params, save_safetensors
+from tts_jax.checkpoints import abstract_params, init_params, save_safetensors
 from tts_jax.evaluation.vbench import inputs, networks
-from tts_jax.evaluation.vbench.dimensions import DIMENSIONS, Video
-from tts_jax.evaluation.vbench.rules import subject_consistency
+from tts_jax.evaluation.vbench.dimensions import DIMENSIONS, Video, ask, flow_between
+from tts_jax.evaluation.vbench.rules import motion_smoothness, subject_consistency
 from tts_jax.verifiers import EMBEDDED, load_verifier, save_verifier
 from tts_jax.verifiers.aesthetic import Aesthetic, AestheticConfig, HeadConfig
 from tts_jax.verifiers.clip import CLIP
 from tts_jax.verifiers.viclip import ViClipVerifier
+from tts_jax.vision.amt import AMT, AMTConfig
 from tts_jax.vision.dino import DINO, DINOConfig
+from tts_jax.vision.musiq import MUSIQ, MUSIQConfig
+from tts_jax.vision.raft import RAFT, RAFTConfig
 from tts_jax.vision.umt import UMT, UMTConfig
 
 PROMPT = "a red circle moving right"
@@ -26,7 +30,7 @@ PROMPT = "a red circle moving right"
 @pytest.fixture(scope="module")
 def video():
     frames = np.random.default_rng(0).integers(0, 256, (9, 40, 48, 3), dtype=np.uint8)
-    return Video("clip", frames, 8.0, PROMPT, {"appearance_style": PROMPT})
+    return Video("clip", frames, 8.0, PROMPT, {"appearance_style": {"appearance_style": PROMPT}})
 
 
 @pytest.fixture
@@ -108,6 +112,69 @@ def test_dino_gives_the_similarity_of_its_class_tokens(video, monkeypatch, tmp_p
     tokens = nnx.merge(graph, params)(jnp.asarray(inputs.dino_input(video.frames, 32)))
     wanted = subject_consistency(np.asarray(tokens)).total
     assert DIMENSIONS["subject_consistency"](video, loaded).total == pytest.approx(wanted, abs=1e-4)
+
+
+@pytest.fixture(scope="module")
+def large():
+    """Three frames that flow networks take."""
+    frames = np.random.default_rng(1).integers(0, 256, (3, 130, 136, 3), dtype=np.uint8)
+    return Video("large", frames, 8.0, PROMPT)
+
+
+def blank(model, config):
+    """Parameters that are all zero."""
+    like = abstract_params(model, config)[1]
+    return jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), like)
+
+
+RAFT_TINY = RAFTConfig(
+    stages=(2, 2, 2), features=2, hidden=2, context=2, levels=4, radius=1, correlation=(2, 2),
+    motion=(2, 2), joined=4, head=2, iterations=2,
+)  # fmt: skip
+
+
+def test_raft_gives_the_flow_that_the_dynamic_degree_measures(large, monkeypatch, tmp_path):
+    monkeypatch.setitem(networks.PUBLISHED, "raft", RAFT_TINY)
+    params = blank(RAFT, RAFT_TINY)
+    params["flow"]["conv2"]["bias"] += np.asarray([0.25, -0.5])  # cells in each of two refinements
+    save_safetensors(tmp_path / "raft_things.safetensors", params, np.float32)
+    loaded = networks.load_networks({"raft": tmp_path})
+    flow = ask(flow_between(large, [(0, 1), (1, 2)]), large, loaded)
+    assert flow.shape == (2, 136, 136, 2)
+    np.testing.assert_allclose(flow[:, 8:-8, 8:-8], np.broadcast_to([4, -8], (2, 120, 120, 2)))
+    assert DIMENSIONS["dynamic_degree"](large, loaded).total == 1
+
+
+MUSIQ_TINY = MUSIQConfig(
+    patch=8, sides=(16,), grid=2, stem=4, groups=2, width=8, heads=2, layers=1, mlp=8
+)
+
+
+def test_musiq_scores_frames_that_flow_networks_refuse(video, monkeypatch, tmp_path):
+    monkeypatch.setitem(networks.PUBLISHED, "musiq", MUSIQ_TINY)
+    params = blank(MUSIQ, MUSIQ_TINY)
+    params["head"]["bias"] += 73
+    save_safetensors(tmp_path / "musiq_spaq.safetensors", params, np.float32)
+    loaded = networks.load_networks({"musiq": tmp_path})
+    assert DIMENSIONS["imaging_quality"](video, loaded).total == pytest.approx(0.73)
+
+
+AMT_TINY = AMTConfig(
+    stages=(4, 4, 4), features=2, levels=4, radius=1, pyramid=(2, 2, 2, 2), side=1, correlation=2,
+    motion=2, joined=2, hidden=2, flows=2, combine=2,
+)  # fmt: skip
+
+
+def test_amt_gives_the_frames_that_motion_smoothness_compares_with(large, monkeypatch, tmp_path):
+    monkeypatch.setitem(networks.PUBLISHED, "amt", AMT_TINY)
+    params = blank(AMT, AMT_TINY)  # no flow, both frames alike, and what this adds
+    params["combine"][1]["bias"] += np.float32(0.125)
+    save_safetensors(tmp_path / "amt_s.safetensors", params, np.float32)
+    loaded = networks.load_networks({"amt": tmp_path})
+    first, last = large.frames[::2].astype(np.float32) / 255
+    wanted = motion_smoothness(large.frames, np.minimum((first + last) / 2 + 0.125, 1)[None])
+    found = DIMENSIONS["motion_smoothness"](large, loaded)
+    assert found.total == pytest.approx(wanted.total, abs=1e-5)
 
 
 UMT_TINY = UMTConfig(size=32, patch=16, frames=16, width=16, heads=2, layers=1, mlp=32, classes=4)

@@ -1,7 +1,9 @@
 """VBench's sixteen dimensions: what each asks of networks or of recorded detections, and its rule.
 
-A dimension is a function of a video and networks to outputs, then a rule on them, so that a network
+A dimension asks networks about a video, then applies a rule to their answers, so that a network
 plugs in by its name in `NETWORKS` (definition: https://github.com/Vchitect/VBench, version 1).
+Several dimensions ask together: what two of them want to know of a video is computed once, and
+the rows of all videos go through a network side by side.
 
 N frames or pairs in one call  T frames of the video  H W its size  h w padded or resized size
 S side of a square input  D width of an embedding.
@@ -9,15 +11,18 @@ S side of a square input  D width of an embedding.
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
+import jax
 import numpy as np
 
 from tts_jax.evaluation.vbench import inputs, rules
 from tts_jax.evaluation.vbench.rules import SMALLEST_SIDE, Verdict
 from tts_jax.evaluation.vbench.sampling import motion_stride
 from tts_jax.evaluation.vbench.scores import NAMES
+from tts_jax.verifiers.proxies import STATISTICS
 
 NETWORKS = {
     "dino": "DINO ViT-B/16: normalised frames [N, h, w, 3] -> class tokens [N, D]",
@@ -45,33 +50,41 @@ class Network:
     Attributes:
       call: see `NETWORKS`; arrays are float32.
       size: side of a square input, or the shorter side of DINO's.
-      at_once: frames or pairs in one call; the last call is filled up, so that shapes stay.
+      at_once: most rows, such as frames or pairs, in one call; calls are about even, and the last
+        is filled up, so that there are few shapes.
       labels: classes of a classifier.
+      pixels: most of an array in one call, if that is fewer rows; one row may have more.
     """
 
     call: Callable[..., np.ndarray]
     size: int = 224
     at_once: int = 16
     labels: tuple[str, ...] = ()
+    pixels: int | None = None
 
     def __call__(self, *arrays: np.ndarray) -> np.ndarray:
         """All rows, some at a time."""
+        most = self.at_once
+        if self.pixels is not None:
+            most = max(1, min(most, self.pixels // math.prod(arrays[0].shape[1:3])))
+        if (calls := -(-len(arrays[0]) // most)) > 1:  # as even as multiples of four make it
+            most = min(most, -(-len(arrays[0]) // (4 * calls)) * 4)
         found = []
-        for start in range(0, len(arrays[0]), self.at_once):
-            parts = [np.asarray(x[start : start + self.at_once]) for x in arrays]
+        for start in range(0, len(arrays[0]), most):
+            parts = [np.asarray(x[start : start + most]) for x in arrays]
             count = len(parts[0])
-            rest = min(self.at_once, len(arrays[0])) - count
-            parts = [np.concatenate([x, np.repeat(x[-1:], rest, 0)]) for x in parts]
+            if rest := min(most, len(arrays[0])) - count:
+                parts = [np.concatenate([x, np.repeat(x[-1:], rest, 0)]) for x in parts]
             found.append(np.asarray(self.call(*parts))[:count])
-        return np.concatenate(found)
+        return found[0] if len(found) == 1 else np.concatenate(found)
 
 
 Networks = Mapping[str, Network]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Video:
-    """One video, and what is known of it.
+    """One video, and what is known of it; equal to itself only.
 
     Attributes:
       name: for messages.
@@ -102,19 +115,37 @@ class Video:
 
 
 @dataclass(frozen=True)
+class Ask:
+    """A question to a network; equal questions about one video have one answer.
+
+    Attributes:
+      network: a name in `NETWORKS`.
+      prepare: makes of the frames, and of `args`, the array or arrays whose rows the network takes.
+      args: of `prepare`.
+    """
+
+    network: str
+    prepare: Callable
+    args: tuple[Hashable, ...] = ()
+
+
+Asking = Generator[Ask, np.ndarray, Any]  # yields questions, is sent the answers, returns something
+
+
+@dataclass(frozen=True)
 class Dimension:
     """One dimension.
 
     Attributes:
       name: VBench's.
-      judge: a video and the networks to its verdict.
+      judge: a video and the networks to its verdict, or to questions and then the verdict.
       networks: names in `NETWORKS`.
       recorded: a name in `RECORDED`, or None.
       needs_info: whether it looks for what `Video.info` names, which custom videos do not have.
     """
 
     name: str
-    judge: Callable[[Video, Networks], Verdict]
+    judge: Callable[[Video, Networks], Asking | Verdict]
     networks: tuple[str, ...] = ()
     recorded: str | None = None
     needs_info: bool = False
@@ -128,8 +159,8 @@ class Dimension:
             return f"no recorded {self.recorded}"
         return None
 
-    def __call__(self, video: Video, networks: Networks) -> Verdict:
-        """Judges a video.
+    def asking(self, video: Video, networks: Networks) -> Asking:
+        """Asks about a video and returns its verdict; see `ask_all`.
 
         Raises:
           ValueError: it is too short or too small, lacks what the dimension needs, or a network
@@ -141,11 +172,106 @@ class Dimension:
             raise ValueError(f"{video.name}: no {self.recorded} are recorded")
         try:
             verdict = self.judge(video, networks)
+            if not isinstance(verdict, Verdict):
+                verdict = yield from verdict
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{video.name}: {error}") from error
         if not math.isfinite(verdict.total):
             raise ValueError(f"{video.name}: {self.name} is not a number")
         return verdict
+
+    def __call__(self, video: Video, networks: Networks) -> Verdict:
+        """Judges a video by itself.
+
+        Raises:
+          ValueError: as `asking`.
+        """
+        return ask(self.asking(video, networks), video, networks)
+
+
+def ask(asking: Asking, video: Video, networks: Networks) -> Any:
+    """What one asking about one video returns; see `ask_all`.
+
+    Raises:
+      ValueError: the asking does, or a network or the preparation of its input.
+    """
+    (found,) = ask_all([(asking, video)], networks)
+    if isinstance(found, ValueError):
+        raise found
+    return found
+
+
+def ask_all(askings: Sequence[tuple[Asking, Video]], networks: Networks) -> list:
+    """What several askings return that go on side by side.
+
+    Equal questions about one video are answered once, also where the askings are of different
+    dimensions. Rows of all videos go through a network together where their shapes agree.
+
+    Args:
+      askings: each with the video that it is about.
+      networks: that they ask.
+
+    Returns:
+      For each what it returns, or the ValueError that ended it.
+    """
+    found, answers = [None] * len(askings), [None] * len(askings)
+    open_ones = list(range(len(askings)))
+    while open_ones:
+        asked = {}
+        for i in open_ones:
+            asking, video = askings[i]
+            try:
+                refused = isinstance(answers[i], ValueError)
+                asked[i] = (asking.throw if refused else asking.send)(answers[i]), video
+            except StopIteration as end:
+                found[i] = end.value
+            except ValueError as error:
+                found[i] = error
+        known = _answer(list(dict.fromkeys(asked.values())), networks)
+        open_ones = list(asked)
+        for i, question in asked.items():
+            answers[i] = known[question]
+    return found
+
+
+Question = tuple[Ask, Video]
+
+
+def _answer(
+    questions: Sequence[Question], networks: Networks
+) -> dict[Question, np.ndarray | ValueError]:
+    """Answers; rows of one network and one shape go through it together."""
+    prepared, groups, answers = {}, {}, {}
+    for question in questions:
+        ask, video = question
+        view = ask.prepare, ask.args, video
+        if view not in prepared:
+            prepared[view] = _prepare(ask, video)
+        if isinstance(prepared[view], ValueError):
+            answers[question] = prepared[view]
+        else:
+            shapes = tuple(x.shape[1:] for x in prepared[view])
+            groups.setdefault((ask.network, shapes), {})[question] = prepared[view]
+    for (name, _), group in groups.items():
+        ends = np.cumsum([len(arrays[0]) for arrays in group.values()])
+        try:
+            rows = networks[name](*map(_join, zip(*group.values(), strict=True)))
+            answers |= zip(group, np.split(rows, ends[:-1]), strict=True)
+        except ValueError as error:
+            answers |= dict.fromkeys(group, error)
+    return answers
+
+
+def _prepare(ask: Ask, video: Video) -> tuple[np.ndarray, ...] | ValueError:
+    try:
+        arrays = ask.prepare(video.frames, *ask.args)
+    except ValueError as error:
+        return error
+    return tuple(np.asarray(x) for x in (arrays if isinstance(arrays, tuple) else (arrays,)))
+
+
+def _join(parts: Sequence[np.ndarray]) -> np.ndarray:
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def check_side(video: Video, name: str) -> None:
@@ -162,13 +288,20 @@ def check_side(video: Video, name: str) -> None:
         )
 
 
-def flow_between(video: Video, pairs: Sequence[tuple[int, int]], networks: Networks) -> np.ndarray:
-    """Optical flow of pairs of frames, at the padded size.
+def _flow_pairs(
+    frames: np.ndarray, pairs: Sequence[tuple[int, int]]
+) -> tuple[np.ndarray, np.ndarray]:
+    padded = inputs.pad_to(frames, 8).astype(np.float32)
+    first, second = np.transpose(pairs)
+    return padded[first], padded[second]
+
+
+def flow_between(video: Video, pairs: Sequence[tuple[int, int]]) -> Asking:
+    """Asks "raft" for the optical flow of pairs of frames, at the padded size.
 
     Args:
       video: sides of at least `SMALLEST_SIDE`.
       pairs: indices of frames.
-      networks: with "raft".
 
     Returns:
       [P, h, w, 2] float.
@@ -179,80 +312,94 @@ def flow_between(video: Video, pairs: Sequence[tuple[int, int]], networks: Netwo
     check_side(video, "optical flow")
     if not pairs:
         return np.zeros((0, *video.size, 2), np.float32)
-    padded = inputs.pad_to(video.frames, 8).astype(np.float32)
-    first, second = np.transpose(pairs)
-    return networks["raft"](padded[first], padded[second])
+    return (yield Ask("raft", _flow_pairs, (tuple(pairs),)))
 
 
-def is_static(video: Video, networks: Networks) -> bool:
-    """Whether the filter before temporal flickering keeps a video.
+def is_static(video: Video) -> Asking:
+    """Asks whether the filter before temporal flickering keeps a video.
 
     Raises:
       ValueError: it is too small or has one frame.
     """
     last = len(video.frames) - 1
     pairs = [(t, t + 1) for t in range(last)] + [(0, last), (last, 0)]
-    return rules.is_static(flow_between(video, pairs, networks), *video.size)
+    return rules.is_static((yield from flow_between(video, pairs)), *video.size)
 
 
-def _subject(video: Video, networks: Networks) -> Verdict:
-    network = networks["dino"]
-    return rules.subject_consistency(network(inputs.dino_input(video.frames, network.size)))
+def _subject(video: Video, networks: Networks) -> Asking:
+    features = yield Ask("dino", inputs.dino_input, (networks["dino"].size,))
+    return rules.subject_consistency(features)
 
 
-def _background(video: Video, networks: Networks) -> Verdict:
-    network = networks["clip_b32"]
-    return rules.background_consistency(network(inputs.clip_frames(video.frames, network.size)))
+def _background(video: Video, networks: Networks) -> Asking:
+    features = yield Ask("clip_b32", inputs.clip_frames, (networks["clip_b32"].size,))
+    return rules.background_consistency(features)
 
 
 def _flickering(video: Video, networks: Networks) -> Verdict:
     return rules.temporal_flickering(video.frames)
 
 
-def _smoothness(video: Video, networks: Networks) -> Verdict:
+def _kept_pairs(frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    kept = inputs.pad_to(frames[::2], 16).astype(np.float32) / 255
+    return kept[:-1], kept[1:]
+
+
+def _smoothness(video: Video, networks: Networks) -> Asking:
     check_side(video, "frame interpolation")
-    kept = inputs.pad_to(video.frames[::2], 16).astype(np.float32) / 255
-    if len(kept) < 2:
+    if len(video.frames) < 3:
         raise ValueError("motion smoothness needs at least three frames")
-    between = networks["amt"](kept[:-1], kept[1:])
+    between = yield Ask("amt", _kept_pairs)
     return rules.motion_smoothness(video.frames, inputs.unpad(between, *video.size))
 
 
-def _dynamic(video: Video, networks: Networks) -> Verdict:
+def _dynamic(video: Video, networks: Networks) -> Asking:
     places = range(0, len(video.frames), motion_stride(video.fps))
-    pairs = list(itertools.pairwise(places))
-    return rules.dynamic_degree(flow_between(video, pairs, networks), *video.size)
+    flow = yield from flow_between(video, list(itertools.pairwise(places)))
+    return rules.dynamic_degree(flow, *video.size)
 
 
-def _aesthetic(video: Video, networks: Networks) -> Verdict:
-    network = networks["aesthetic"]
-    return rules.aesthetic_scores(network(inputs.clip_frames(video.frames, network.size)))
+def _aesthetic(video: Video, networks: Networks) -> Asking:
+    scores = yield Ask("aesthetic", inputs.clip_frames, (networks["aesthetic"].size,))
+    return rules.aesthetic_scores(scores)
 
 
-def _imaging(video: Video, networks: Networks) -> Verdict:
-    return rules.imaging_quality(networks["musiq"](inputs.imaging_input(video.frames)))
+def _imaging(video: Video, networks: Networks) -> Asking:
+    return rules.imaging_quality((yield Ask("musiq", inputs.imaging_input)))
 
 
-def _action(video: Video, networks: Networks) -> Verdict:
+def _umt_clip(frames: np.ndarray, size: int) -> np.ndarray:
+    return inputs.umt_input(frames, size)[None]
+
+
+def _action(video: Video, networks: Networks) -> Asking:
     network = networks["umt"]
-    logits = network(inputs.umt_input(video.frames, network.size)[None])[0]
+    (logits,) = yield Ask("umt", _umt_clip, (network.size,))
     if len(network.labels) != len(logits):
         raise ValueError(f"{len(logits)} classes and {len(network.labels)} labels")
     return rules.human_action(logits, video.prompt, network.labels)
 
 
-def _style(video: Video, networks: Networks) -> Verdict:
-    network = networks["clip_b32"]
-    frames = network(inputs.clip_frames(video.frames, network.size, "picture"))
-    text = networks["clip_b32_text"]([video.info["appearance_style"]])
-    return rules.appearance_style(frames, text[0])
+def _text(frames: np.ndarray, text: str) -> np.ndarray:
+    return np.asarray([text])
 
 
-def _text(video: Video, networks: Networks) -> Verdict:
-    network = networks["viclip"]
-    clip = inputs.viclip_input(video.frames, network.size)
-    text = networks["viclip_text"]([video.prompt])
-    return rules.text_consistency(network(clip[None])[0], text[0])
+def _style(video: Video, networks: Networks) -> Asking:
+    size = networks["clip_b32"].size
+    frames = yield Ask("clip_b32", inputs.clip_frames, (size, "picture"))
+    style = video.info["appearance_style"]["appearance_style"]
+    (text,) = yield Ask("clip_b32_text", _text, (style,))
+    return rules.appearance_style(frames, text)
+
+
+def _viclip_clip(frames: np.ndarray, size: int) -> np.ndarray:
+    return inputs.viclip_input(frames, size)[None]
+
+
+def _prompt(video: Video, networks: Networks) -> Asking:
+    (clip,) = yield Ask("viclip", _viclip_clip, (networks["viclip"].size,))
+    (text,) = yield Ask("viclip_text", _text, (video.prompt,))
+    return rules.text_consistency(clip, text)
 
 
 def _object(video: Video, networks: Networks) -> Verdict:
@@ -297,7 +444,21 @@ _ALL = (
     Dimension("spatial_relationship", _spatial, **_FOUND),
     Dimension("scene", _scene, recorded="captions", needs_info=True),
     Dimension("appearance_style", _style, ("clip_b32", "clip_b32_text"), needs_info=True),
-    Dimension("temporal_style", _text, _VICLIP),
-    Dimension("overall_consistency", _text, _VICLIP),
+    Dimension("temporal_style", _prompt, _VICLIP),
+    Dimension("overall_consistency", _prompt, _VICLIP),
 )
 DIMENSIONS = {name: next(d for d in _ALL if d.name == name) for name in NAMES}
+
+
+def _stand_in(name: str) -> Dimension:
+    """A statistic without weights that is measured beside dimensions, and is none."""
+    run = jax.jit(STATISTICS[name])
+
+    def judge(video: Video, networks: Networks) -> Verdict:
+        value = float(run(video.frames.astype(np.float32)))
+        return Verdict({"video_results": value}, value, 1)
+
+    return Dimension(name, judge)
+
+
+STAND_INS = {name: _stand_in(name) for name in STATISTICS}

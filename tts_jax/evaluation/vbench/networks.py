@@ -8,26 +8,40 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import jax
-import numpy as np
 from flax import nnx
-from jax import Array
 
 from tts_jax.checkpoints import abstract_params, load_parts
 from tts_jax.evaluation.vbench.dimensions import Network
 from tts_jax.verifiers import load_verifier
 from tts_jax.verifiers.viclip import ViCLIPConfig
+from tts_jax.vision.amt import AMT, AMTConfig
 from tts_jax.vision.dino import DINO, DINOConfig
+from tts_jax.vision.musiq import MUSIQ, MUSIQConfig
+from tts_jax.vision.raft import RAFT, RAFTConfig
 from tts_jax.vision.umt import UMT, UMTConfig
 from tts_jax.vision.vit import VisionConfig
 
 # What a dimension's name stands for; another network's score would not be that dimension's.
 PUBLISHED = {
     "aesthetic": VisionConfig.clip_vit_large_patch14(),
+    "amt": AMTConfig.amt_s(),
     "clip_b32": VisionConfig.clip_vit_base_patch32(),
     "dino": DINOConfig.dino_vitb16(),
+    "musiq": MUSIQConfig.musiq_spaq(),
+    "raft": RAFTConfig.raft_things(),
     "umt": UMTConfig.umt_l16_k400(),
     "viclip": ViCLIPConfig.viclip_l14().vision,
 }
+
+
+ALONE = {  # the part of a folder that holds nothing else, and its module
+    "amt": ("amt_s", AMT),
+    "dino": ("dino_vitb16", DINO),
+    "musiq": ("musiq_spaq", MUSIQ),
+    "raft": ("raft_things", RAFT),
+    "umt": ("umt_l16_k400", UMT),
+}
+FLOW_PIXELS = 1 << 18  # of a frame in one call, whose correlations grow with the square of it
 
 
 def _published(name: str, folder: Path, found: VisionConfig) -> VisionConfig:
@@ -68,18 +82,33 @@ def _aesthetic(folder: Path) -> dict[str, Network]:
     return {"aesthetic": Network(lambda x: predict(params, x), vision.size)}
 
 
-def _alone(name: str, part: str, model: type, folder: Path) -> Callable[[np.ndarray], Array]:
+def _alone(name: str, folder: Path, **settings) -> dict[str, Network]:
     """A network of the published size from a folder that has it alone."""
+    part, model = ALONE[name]
     graph, like = abstract_params(model, PUBLISHED[name])
     params = load_parts(folder, {part: like})[part]
-    run = jax.jit(lambda params, x: nnx.merge(graph, params)(x))
-    return lambda x: run(params, x)
+    run = jax.jit(lambda params, *arrays: nnx.merge(graph, params)(*arrays))
+    return {name: Network(lambda *arrays: run(params, *arrays), **settings)}
+
+
+def _amt(folder: Path) -> dict[str, Network]:
+    """A folder with AMT-S."""
+    return _alone("amt", folder, pixels=FLOW_PIXELS)
 
 
 def _dino(folder: Path) -> dict[str, Network]:
     """A folder with DINO."""
-    run = _alone("dino", "dino_vitb16", DINO, folder)
-    return {"dino": Network(run, PUBLISHED["dino"].size)}
+    return _alone("dino", folder, size=PUBLISHED["dino"].size)
+
+
+def _musiq(folder: Path) -> dict[str, Network]:
+    """A folder with MUSIQ."""
+    return _alone("musiq", folder, at_once=4)
+
+
+def _raft(folder: Path) -> dict[str, Network]:
+    """A folder with RAFT."""
+    return _alone("raft", folder, pixels=FLOW_PIXELS)
 
 
 def _umt(folder: Path) -> dict[str, Network]:
@@ -94,14 +123,16 @@ def _umt(folder: Path) -> dict[str, Network]:
     config = PUBLISHED["umt"]
     if len(labels) != config.classes:
         raise ValueError(f"{path} has {len(labels)} names for {config.classes} classes")
-    run = _alone("umt", "umt_l16_k400", UMT, folder)
-    return {"umt": Network(run, config.size, 1, tuple(labels))}
+    return _alone("umt", folder, size=config.size, at_once=1, labels=tuple(labels))
 
 
 LOADERS: dict[str, Callable[[Path], dict[str, Network]]] = {
     "aesthetic": _aesthetic,
+    "amt": _amt,
     "clip_b32": _clip,
     "dino": _dino,
+    "musiq": _musiq,
+    "raft": _raft,
     "umt": _umt,
     "viclip": _viclip,
 }

@@ -48,6 +48,11 @@ def find_videos(folder: Path | str) -> list[Path]:
     return found
 
 
+def videos_of(dimension: str) -> int:
+    """How many videos of a prompt are made for a dimension."""
+    return STATIC_CANDIDATES if dimension == "temporal_flickering" else VIDEOS_PER_PROMPT
+
+
 def suite_names(prompts: Iterable[str], count: int) -> list[str]:
     """Names of the files of a suite; VBench scores those that are there.
 

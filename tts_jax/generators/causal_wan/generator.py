@@ -2,7 +2,9 @@
 
 A branch holds latents and no keys or values: what a chunk sees of those before it is computed from
 their latents by the `advance` that adds it, once for all children of a parent. So it is computed
-for survivors only, neither saved nor moved, and a search that goes on finds the same.
+for survivors only, neither saved nor moved, and a search that goes on finds the same. The price:
+of j chunks all j are read again, in one call that takes the operations of about j steps; with many
+children of a parent this is little beside their own steps, for chains of single children it is not.
 
 T latent frames  H W latent size  C channels  L tokens  N steps of a chunk  P prompts.
 """
@@ -23,10 +25,11 @@ from tts_jax.generators.causal_wan.sampler import (
     start_past,
 )
 from tts_jax.generators.protocol import Look, Params
-from tts_jax.generators.wan.parts import Parts, PartsConfig
+from tts_jax.generators.wan.parts import WanParts, WanPartsConfig
 from tts_jax.generators.wan.transformer import TransformerConfig
 from tts_jax.generators.wan.vae import VAEConfig
 from tts_jax.language.t5 import T5Config
+from tts_jax.nn.autoencoder import posterior_mode
 from tts_jax.solvers import noise
 from tts_jax.solvers.noise import Key
 
@@ -35,7 +38,7 @@ NOISE_TAG = 0xFFFFFFFF
 
 
 @dataclass(frozen=True, kw_only=True)
-class CausalWanConfig(PartsConfig):
+class CausalWanConfig(WanPartsConfig):
     """The parts of a generator."""
 
     sampler: SamplerConfig
@@ -80,7 +83,7 @@ class Branch:
     latents: Array
 
 
-class CausalWan(Parts):
+class CausalWan(WanParts):
     """The generator protocol over causal Wan; see `tts_jax.generators.protocol.Generator`."""
 
     name = "causal_wan"
@@ -113,6 +116,33 @@ class CausalWan(Parts):
     def init(self, params: Params, condition: Condition, key: Key) -> Branch:
         """A branch without a chunk; see the protocol."""
         return Branch(jnp.zeros(self.config.latent_shape))
+
+    @property
+    def refuses_image(self) -> str:
+        """Why videos cannot start from an image; empty if they can."""
+        first = self.config.chunks[0]
+        if first == 1:
+            return ""
+        return (
+            f"the first chunk has {first} latent frames, and an image is one: set first_alone, or "
+            "chunks of 1"
+        )
+
+    def begin_with_image(
+        self, params: Params, condition: Condition, branch: Branch, moments: Array, key: Key
+    ) -> Branch:
+        """A branch whose first chunk is an image: the mean of its latents, without a draw.
+
+        Args:
+          params: the model's parameters.
+          condition: of the prompt.
+          branch: of `init`.
+          moments: of `encode_frames` for the image, [1, H, W, 2C].
+          key: not used.
+        """
+        mean, std = jnp.asarray(self.config.vae.mean), jnp.asarray(self.config.vae.std)
+        first = (posterior_mode(moments) - mean) / std
+        return Branch(branch.latents.at[:1].set(first))
 
     def advance(
         self,
@@ -196,13 +226,13 @@ class CausalWan(Parts):
         return None
 
     def nfe(self, segment: int) -> int:
-        """Denoiser calls of a segment: its steps, and one that reads the chunks before.
-
-        That one is of the parent, and made once for all of its children.
-        """
-        place = segment // self._parts
+        """Denoiser calls of a segment: its steps, and one that reads the chunks before."""
         steps = 1 if self._parts > 1 else len(self.config.sampler.steps)
-        return steps + (place > 0)
+        return steps + self.parent_nfe(segment)
+
+    def parent_nfe(self, segment: int) -> int:
+        """Of these, the one that reads: it is the parent's, made once for all of its children."""
+        return int(segment >= self._parts)
 
     def program(self, segment: int) -> int:
         """Every segment is a program of its own."""

@@ -12,28 +12,13 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
 
 import numpy as np
 
+from tts_jax.solvers.diffusion import Coefficients, ddim
+
 SOLVERS = {"CogVideoXDDIMScheduler": "ddim", "CogVideoXDPMScheduler": "dpm"}
 PUBLISHED_ETA = {"ddim": 0.0, "dpm": 1.0}
-
-
-class Coefficients(NamedTuple):
-    """One solver step: next state = sum of these times what they are named after.
-
-    Attributes:
-      latents: the state.
-      clean: the clean estimate at the state.
-      previous: the clean estimate at the state before.
-      noise: standard normal values.
-    """
-
-    latents: np.ndarray
-    clean: np.ndarray
-    previous: np.ndarray
-    noise: np.ndarray
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,19 +123,9 @@ class Schedule:
     def coefficients(self) -> Coefficients:
         """Of every step, [N] each."""
         levels = self.levels[:-1], self._after
-        return self._dpm(*levels) if self.solver == "dpm" else self._ddim(*levels)
-
-    def coefficients_between_stops(self, before: int, after: int) -> Coefficients:
-        """Of steps that change nothing, the solver's N, and more that change nothing."""
-        still = Coefficients(1.0, 0.0, 0.0, 0.0)
-        pairs = zip(self.coefficients, still, strict=True)
-        return Coefficients(*(np.pad(x, (before, after), constant_values=v) for x, v in pairs))
-
-    def _ddim(self, level: np.ndarray, after: np.ndarray) -> Coefficients:
-        fresh = self.noise_share**2 * (1 - after) / (1 - level) * (1 - level / after)
-        carried = np.sqrt((1 - after - fresh) / (1 - level))
-        clean = np.sqrt(after) - np.sqrt(level) * carried
-        return Coefficients(carried, clean, np.zeros_like(clean), np.sqrt(fresh))
+        if self.solver == "dpm":
+            return self._dpm(*levels)
+        return ddim(*levels, self.noise_share)
 
     def _dpm(self, level: np.ndarray, after: np.ndarray) -> Coefficients:
         with np.errstate(divide="ignore"):

@@ -15,10 +15,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from tts_jax.nn.attention import attend
-from tts_jax.nn.autoencoder import silu
+from tts_jax.nn.autoencoder import MidBlock, ResnetBlock, silu
 from tts_jax.nn.conv import CausalConv3d, GroupNorm
-from tts_jax.nn.linear import Linear
 
 ENCODER_WINDOW = 17  # frames
 DECODER_WINDOW = 5  # latent frames
@@ -100,7 +98,8 @@ class VAEConfig:
             "shift_factor": None,
             "act_fn": "silu",
         }
-        given = dict(config) | {"down_block_types": down, "up_block_types": up}
+        given = {name: config[name] for name in fixed if name in config}
+        given |= {"down_block_types": down, "up_block_types": up}
         odd = [f"{k}={given[k]!r}" for k, v in fixed.items() if given.get(k, v) != v]
         if odd:
             raise ValueError(f"unsupported settings of NOVA's VAE: {', '.join(odd)}")
@@ -115,51 +114,13 @@ class VAEConfig:
         )
 
 
-class ResnetBlock(nnx.Module):
-    def __init__(self, inputs: int, outputs: int, config: VAEConfig, *, flat: bool, rngs: nnx.Rngs):
-        size = (1 if flat else 3, 3, 3)
-        self.norm1 = GroupNorm(inputs, config.groups, over_time=not flat)
-        self.conv1 = CausalConv3d(inputs, outputs, size, repeat_first=True, rngs=rngs)
-        self.norm2 = GroupNorm(outputs, config.groups, over_time=not flat)
-        self.conv2 = CausalConv3d(outputs, outputs, size, repeat_first=True, rngs=rngs)
-        changes = inputs != outputs
-        self.shortcut = CausalConv3d(inputs, outputs, (1, 1, 1), rngs=rngs) if changes else None
-
-    def __call__(self, x: Array) -> Array:
-        """[B, T, H, W, C] -> [B, T, H, W, C']."""
-        h = self.conv1(silu(self.norm1(x)))
-        h = self.conv2(silu(self.norm2(h)))
-        return h + (x if self.shortcut is None else self.shortcut(x))
-
-
-class MidBlock(nnx.Module):
-    """A residual block, attention inside every frame, a residual block."""
-
-    def __init__(self, channels: int, config: VAEConfig, *, rngs: nnx.Rngs):
-        self.resnets = nnx.List(
-            [ResnetBlock(channels, channels, config, flat=False, rngs=rngs) for _ in range(2)]
-        )
-        self.norm = GroupNorm(channels, config.groups, over_time=True)
-        self.q, self.k, self.v, self.out = (Linear(channels, channels, rngs=rngs) for _ in range(4))
-
-    def __call__(self, x: Array) -> Array:
-        """[B, T, H, W, C] -> the same shape."""
-        first, second = self.resnets
-        x = first(x)
-        frames = self.norm(x).reshape(x.shape[0] * x.shape[1], -1, 1, x.shape[-1])
-        with jax.named_scope("attention"):
-            seen = attend(*(layer(frames) for layer in (self.q, self.k, self.v)))
-            x = x + self.out(seen).reshape(x.shape)
-        return second(x)
-
-
 class DownBlock(nnx.Module):
     def __init__(self, level: int, config: VAEConfig, *, rngs: nnx.Rngs):
         outputs, last = config.channels[level], len(config.channels) - 1
         inputs, flat = config.channels[max(level - 1, 0)], level < config.flat
         self.resnets = nnx.List(
             [
-                ResnetBlock(outputs if i else inputs, outputs, config, flat=flat, rngs=rngs)
+                ResnetBlock(outputs if i else inputs, outputs, config.groups, flat=flat, rngs=rngs)
                 for i in range(config.layers)
             ]
         )
@@ -191,7 +152,7 @@ class UpBlock(nnx.Module):
         outputs, inputs = channels[level], channels[max(level - 1, 0)]
         self.resnets = nnx.List(
             [
-                ResnetBlock(outputs if i else inputs, outputs, config, flat=False, rngs=rngs)
+                ResnetBlock(outputs if i else inputs, outputs, config.groups, flat=False, rngs=rngs)
                 for i in range(config.layers + 1)
             ]
         )
@@ -238,7 +199,7 @@ class Encoder(nnx.Module):
         channels = config.channels
         self.conv_in = CausalConv3d(config.image_channels, channels[0], (1, 3, 3), rngs=rngs)
         self.down = nnx.List([DownBlock(i, config, rngs=rngs) for i in range(len(channels))])
-        self.mid = MidBlock(channels[-1], config, rngs=rngs)
+        self.mid = MidBlock(channels[-1], config.groups, flat=False, rngs=rngs)
         self.norm_out = GroupNorm(channels[-1], config.groups, over_time=True)
         self.conv_out = CausalConv3d(
             channels[-1], 2 * config.latent_channels, repeat_first=True, rngs=rngs
@@ -257,7 +218,7 @@ class Decoder(nnx.Module):
         self.conv_in = CausalConv3d(
             config.latent_channels, channels[0], repeat_first=True, rngs=rngs
         )
-        self.mid = MidBlock(channels[0], config, rngs=rngs)
+        self.mid = MidBlock(channels[0], config.groups, flat=False, rngs=rngs)
         self.up = nnx.List([UpBlock(i, config, rngs=rngs) for i in range(len(channels))])
         self.norm_out = GroupNorm(channels[-1], config.groups, over_time=True)
         self.conv_out = CausalConv3d(

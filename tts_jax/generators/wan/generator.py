@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from tts_jax.generators.full_sequence import Branch, FullSequence
+from tts_jax.generators.full_sequence import Branch, FullSequence, Segments
 from tts_jax.generators.protocol import Params
-from tts_jax.generators.wan.parts import Parts, PartsConfig
+from tts_jax.generators.wan.parts import WanParts, WanPartsConfig
 from tts_jax.generators.wan.scheduler import Schedule
 from tts_jax.generators.wan.transformer import TransformerConfig
 from tts_jax.generators.wan.vae import VAEConfig
@@ -25,7 +25,7 @@ from tts_jax.solvers.rectified_flow import Corrector, Predictor
 
 
 @dataclass(frozen=True, kw_only=True)
-class SamplerConfig:
+class SamplerConfig(Segments):
     """How a video is sampled.
 
     Attributes:
@@ -58,9 +58,7 @@ class SamplerConfig:
     num_train_timesteps: int = 1000
 
     def __post_init__(self):
-        for name in ("steps_per_segment", "draft_steps_per_segment"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; at least 1 is needed")
+        super().__post_init__()
         _ = self.schedule  # refuses impossible settings
 
     @classmethod
@@ -82,27 +80,15 @@ class SamplerConfig:
         """
         return cls(**Schedule.read_reference(scheduler))
 
-    @property
-    def guided(self) -> bool:
-        return self.guidance > 1
-
     @cached_property
     def schedule(self) -> Schedule:
         """Timesteps, levels and solver."""
         names = [field.name for field in dataclasses.fields(Schedule)]
         return Schedule(**{name: getattr(self, name) for name in names})
 
-    @property
-    def num_segments(self) -> int:
-        return -(-self.steps // self.steps_per_segment)
-
-    def steps_before(self, segment: int) -> int:
-        """Steps done before a segment."""
-        return min(segment * self.steps_per_segment, self.steps)
-
 
 @dataclass(frozen=True, kw_only=True)
-class WanConfig(PartsConfig):
+class WanConfig(WanPartsConfig):
     """The parts of a generator."""
 
     sampler: SamplerConfig
@@ -143,7 +129,7 @@ class Condition:
     guidance: Array
 
 
-class Wan(Parts, FullSequence):
+class Wan(WanParts, FullSequence):
     """The generator protocol over Wan 2.1; see `tts_jax.generators.protocol.Generator`.
 
     A branch's latents are those that UniPC's corrector has gone over, once their clean estimate was

@@ -19,13 +19,14 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
-from tts_jax.nn.attention import attend, attend_in_parts
+from tts_jax.nn.attention import attend, attend_by_frames, attend_in_parts
 from tts_jax.nn.embeddings import frequencies, rotate_pairs, timestep_sinusoid
 from tts_jax.nn.linear import Linear
 from tts_jax.nn.mlp import FeedForward
-from tts_jax.nn.norms import LayerNorm, RMSNorm, layer_norm
+from tts_jax.nn.norms import LayerNorm, RMSNorm
 from tts_jax.nn.sequence import by_sequence
 from tts_jax.nn.stack import stacked
+from tts_jax.nn.video_tokens import gated, modulate, patchify, unpatchify
 
 POSITIONS = 1024  # of an axis
 
@@ -248,32 +249,6 @@ def rotary_tables(
     return Rope(table(np.cos), table(np.sin))
 
 
-def patchify(latents: Array, patch: int) -> Array:
-    """Tokens of p x p latents, channel fastest: [B, F, H, W, C] -> [B, F*P, p*p*C]."""
-    b, f, h, w, c = latents.shape
-    patches = latents.reshape(b, f, h // patch, patch, w // patch, patch, c)
-    return patches.transpose(0, 1, 2, 4, 3, 5, 6).reshape(b, -1, patch * patch * c)
-
-
-def unpatchify(tokens: Array, grid: tuple[int, int, int], patch: int) -> Array:
-    """The inverse of `patchify` for a grid of frames, token rows and token columns."""
-    b, (f, h, w) = tokens.shape[0], grid
-    patches = tokens.reshape(b, f, h, w, patch, patch, -1)
-    return patches.transpose(0, 1, 2, 4, 3, 5, 6).reshape(b, f, h * patch, w * patch, -1)
-
-
-def modulate(x: Array, shift: Array, scale: Array, epsilon: float) -> Array:
-    """Layer norm of tokens [B, L, D], scaled and shifted by their frame's [B, F, D]."""
-    y = layer_norm(x, epsilon).reshape(x.shape[0], shift.shape[1], -1, x.shape[-1])
-    return (y * (1 + scale[:, :, None]) + shift[:, :, None]).reshape(x.shape).astype(x.dtype)
-
-
-def gated(x: Array, gate: Array) -> Array:
-    """Tokens [B, L, D] times their frame's gate [B, F, D]."""
-    y = x.reshape(x.shape[0], gate.shape[1], -1, x.shape[-1])
-    return (y * gate[:, :, None]).reshape(x.shape).astype(x.dtype)
-
-
 class Attention(nnx.Module):
     """Projections of attention; queries and keys are normalised over the whole width."""
 
@@ -323,7 +298,7 @@ class Block(nnx.Module):
         modulation: Array,
         rope: Rope,
         text: KeysValues,
-        mask: Array | None = None,
+        seen: np.ndarray | None = None,
         past: tuple[Array, Array, Array] | None = None,
     ) -> tuple[Array, tuple[Array, Array]]:
         """Updates tokens.
@@ -333,7 +308,7 @@ class Block(nnx.Module):
           modulation: of every frame, [B, F, 6, D] float32; one frame if all are alike.
           rope: of the tokens.
           text: keys and values of the text in this layer.
-          mask: which tokens see which, as of `attend`; all see all without.
+          seen: bool [F, F], which frames see which; all see all without.
           past: keys and values [B, S, N, K] of this layer that all tokens see too, and which places
             are taken, bool [S].
 
@@ -347,10 +322,13 @@ class Block(nnx.Module):
             q = rotate_pairs(self.self_attention.queries(y), *rope)
             k, v = self.self_attention.keys_values(y)
             k = rotate_pairs(k, *rope)
-            if past is None:
-                y = attend(q, k, v, mask, implementation=self.implementation)
+            if past is not None:
+                parts = [past, (k, v, None)]
+                y = attend_in_parts(q, parts, implementation=self.implementation)
+            elif seen is not None:
+                y = attend_by_frames(q, k, v, seen, implementation=self.implementation)
             else:
-                y = attend_in_parts(q, [past, (k, v, None)])
+                y = attend(q, k, v, implementation=self.implementation)
             x = x + gated(self.self_attention.join(y), gate)
         with jax.named_scope("cross_attention"):
             q = self.cross_attention.queries(self.cross_norm(x).astype(x.dtype))
@@ -423,9 +401,8 @@ class Transformer(nnx.Module):
           Velocity, [B, F, H, W, C], float32.
         """
         frames = latents.shape[1]
-        mask = None if frame_mask is None else self._mask(latents, frame_mask)
         where = np.arange(frames) if positions is None else np.asarray(positions)
-        return self._run(latents, text, time, where, 0, mask, None)[0]
+        return self._run(latents, text, time, where, 0, frame_mask, None)[0]
 
     def read_clean(
         self, latents: Array, text: Array | KeysValues, time: Array, frame_mask: np.ndarray
@@ -439,11 +416,7 @@ class Transformer(nnx.Module):
           frame_mask: bool [F, F], which frames see which.
         """
         frames = np.arange(latents.shape[1])
-        return self._run(latents, text, time, frames, 0, self._mask(latents, frame_mask), None)[1]
-
-    def _mask(self, latents: Array, frame_mask: np.ndarray) -> Array:
-        tokens = latents.shape[2] * latents.shape[3] // self.config.patch**2
-        return jnp.asarray(np.kron(frame_mask, np.ones((tokens, tokens))) > 0)[None]
+        return self._run(latents, text, time, frames, 0, frame_mask, None)[1]
 
     def chunk(
         self, latents: Array, text: Array | KeysValues, time: Array, past: Past, first: int | Array
@@ -462,7 +435,7 @@ class Transformer(nnx.Module):
         """
         return self._run(latents, text, time, latents.shape[1], first, None, past)
 
-    def _run(self, latents, text, time, frames, first, mask, past) -> tuple[Array, KeysValues]:
+    def _run(self, latents, text, time, frames, first, seen, past) -> tuple[Array, KeysValues]:
         config = self.config
         grid = latents.shape[1], *(side // config.patch for side in latents.shape[2:4])
         text = text if isinstance(text, KeysValues) else self.read(text)
@@ -475,8 +448,8 @@ class Transformer(nnx.Module):
 
         def step(x, layer):
             block, text, kept = layer
-            seen = None if kept is None else (*kept, there)
-            return block(x, modulation, rope, text, mask, seen)
+            before = None if kept is None else (*kept, there)
+            return block(x, modulation, rope, text, seen, before)
 
         tokens, own = jax.lax.scan(step, by_sequence(tokens), (self.blocks, text, kept))
         values = self.modulation[...].astype(jnp.float32) + temb[:, :, None]

@@ -1,0 +1,1 @@
+"""Latte-1: text to video by diffusion, in the latents of an autoencoder of images."""
