@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from tts_jax import precision
+from tts_jax.checkpoints import abstract_params
 from tts_jax.nn.embeddings import rotate_halves, rotate_pairs
 from tts_jax.nn.linear import Linear, evens_first
 from tts_jax.nn.norms import RMSNorm
@@ -59,3 +61,14 @@ def test_the_even_channels_of_every_head_come_first(x):
     made = layer(6, 24, 6)
     plain, ordered = (m.to_heads(x, HEADS) for m in (made, evens_first(made, 8)))
     np.testing.assert_allclose(ordered, plain[..., [0, 2, 4, 6, 1, 3, 5, 7]], rtol=1e-5, atol=1e-6)
+
+
+def test_heads_of_int8_weights_are_the_layer_s_outputs_too():
+    graph, _ = abstract_params(lambda size, rngs: Linear(size, 48, rngs=rngs), 64)
+    params = nnx.to_pure_dict(nnx.split(Linear(64, 48, rngs=nnx.Rngs(7)))[1])
+    made = nnx.merge(graph, precision.hold(params, precision.INT8))
+    assert precision.is_quantised(made.kernel.get_raw_value())
+    tokens = jax.random.normal(jax.random.key(8), (2, 5, 64))
+    found = evens_first(made, 8).to_heads(tokens, (6, 8))
+    expected = made(tokens).reshape(2, 5, 6, 8)[..., [0, 2, 4, 6, 1, 3, 5, 7]]
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
