@@ -42,14 +42,10 @@ def reference():
 
 
 @pytest.fixture(scope="module")
-def model(reference):
+def ours(reference):
     graph, like = abstract_params(Transformer, TransformerConfig.from_reference(reference.config))
     tensors = {name: tensor.numpy() for name, tensor in reference.state_dict().items()}
-    return nnx.merge(graph, convert(tensors, like, RULES))
-
-
-@pytest.fixture(scope="module")
-def ours(model):
+    model = nnx.merge(graph, convert(tensors, like, RULES))
     return jax.jit(lambda *args: model(*args))
 
 
@@ -77,14 +73,6 @@ def test_predictions_are_those_of_the_reference(reference, ours, size):
     assert noise.dtype == jnp.float32
     assert error(noise, wanted[..., :4].numpy()) <= TOLERANCE
     assert error(variance, wanted[..., 4:].numpy()) <= TOLERANCE
-
-
-def test_a_text_is_read_once_for_all_steps(model, ours):
-    latents, text = draw(FRAMES, 4, 12)
-    time, seen = np.array([500, 3]), np.ones((2, TEXT), bool)
-    read = jax.jit(lambda text: model.read(text))(text)
-    noise, _ = ours(latents, read, time, seen)
-    np.testing.assert_allclose(noise, ours(latents, text, time, seen)[0], rtol=1e-4, atol=1e-5)
 
 
 def test_the_extent_of_positions_follows_the_size_in_training():

@@ -10,7 +10,6 @@ D width  N heads  K head size. Channels last.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -104,13 +103,6 @@ class TransformerConfig:
         )
 
 
-class KeysValues(NamedTuple):
-    """Keys and values of a text in every layer, [layers, B, L, N, K] each."""
-
-    keys: Array
-    values: Array
-
-
 class Attention(nnx.Module):
     """Projections of attention."""
 
@@ -120,14 +112,10 @@ class Attention(nnx.Module):
         self.heads = config.heads, config.head_size
         self.implementation = config.attention
 
-    def keys_values(self, x: Array) -> tuple[Array, Array]:
-        """[B, L, D] -> two [B, L, N, K]."""
-        return self._split(self.k(x)), self._split(self.v(x))
-
-    def __call__(self, x: Array, seen: tuple[Array, Array], mask: Array | None = None) -> Array:
-        """What tokens [B, L, D] see of keys and values; the mask is as of `attend`."""
-        q = self._split(self.q(x))
-        y = attend(q, *seen, mask, implementation=self.implementation)
+    def __call__(self, x: Array, seen: Array, mask: Array | None = None) -> Array:
+        """What tokens [B, L, D] see of others, [B, L', D]; the mask is as of `attend`."""
+        q, k, v = self._split(self.q(x)), self._split(self.k(seen)), self._split(self.v(seen))
+        y = attend(q, k, v, mask, implementation=self.implementation)
         return self.out(y.reshape(x.shape))
 
     def _split(self, x: Array) -> Array:
@@ -151,7 +139,7 @@ class Block(nnx.Module):
         x: Array,
         frames: int,
         modulation: Array,
-        text: tuple[Array, Array] | None = None,
+        text: Array | None = None,
         mask: Array | None = None,
     ) -> Array:
         """Updates tokens, frame after frame.
@@ -160,8 +148,8 @@ class Block(nnx.Module):
           x: [B, F*P, D].
           frames: F.
           modulation: of the diffusion time, [B, 1, 6, D] float32.
-          text: keys and values of the text, [B, L, N, K], for blocks of places.
-          mask: which of them are seen, bool [B, 1, L]; all without.
+          text: [B, L, D], for blocks of places.
+          mask: which tokens of it are seen, bool [B, 1, L]; all without.
 
         Returns:
           [B, F*P, D].
@@ -181,7 +169,7 @@ class Block(nnx.Module):
         if self.over_time:
             groups = groups.swapaxes(1, 2)
         rows = groups.reshape(-1, *groups.shape[2:])
-        y = self.attention(rows, self.attention.keys_values(rows)).reshape(groups.shape)
+        y = self.attention(rows, rows).reshape(groups.shape)
         if self.over_time:
             y = y.swapaxes(1, 2)
         return y.reshape(x.shape)
@@ -208,23 +196,10 @@ class Transformer(nnx.Module):
         """Type of weights and activations."""
         return self.latent_embed.kernel.dtype
 
-    def read(self, text: Array) -> KeysValues:
-        """Keys and values of a text in every layer, which depend on nothing else.
-
-        Args:
-          text: text encoder states, [B, L, D_text].
-        """
-        states = self.text_embed(text.astype(self.dtype))
-
-        def step(_, block):
-            return None, block.cross_attention.keys_values(states)
-
-        return KeysValues(*jax.lax.scan(step, None, self.space_blocks)[1])
-
     def __call__(
         self,
         latents: Array,
-        text: Array | KeysValues,
+        text: Array,
         time: Array,
         mask: Array | None = None,
     ) -> tuple[Array, Array]:
@@ -232,7 +207,7 @@ class Transformer(nnx.Module):
 
         Args:
           latents: noisy latents, [B, F, H, W, C]; H and W are multiples of the patch.
-          text: text encoder states, [B, L, D_text], or what `read` made of them.
+          text: text encoder states, [B, L, D_text].
           time: diffusion timestep, [B]; traced, so that one executable serves every step.
           mask: tokens of the text that are seen, bool [B, L]; all if None.
 
@@ -246,21 +221,21 @@ class Transformer(nnx.Module):
         if frames not in (1, config.frames):
             raise ValueError(f"{frames} frames; the denoiser takes {config.frames}, or 1")
         grid = frames, *(side // config.patch for side in latents.shape[2:4])
-        text = text if isinstance(text, KeysValues) else self.read(text)
+        text = self.text_embed(text.astype(self.dtype))
         mask = None if mask is None else mask[:, None]
         temb = self.time_embed(timestep_sinusoid(time, TIME_WIDTH).astype(self.dtype))
         modulation = self.time_modulation(jax.nn.silu(temb)).astype(jnp.float32)
         modulation = modulation.reshape(temb.shape[0], 1, 6, -1)
-        places, moments = (jnp.asarray(x, self.dtype) for x in self._positions(*grid))
+        places, moments = self._positions(*grid)
 
         def step(x, layer):
-            space, time, text, first = layer
+            space, time, first = layer
             x = space(x, frames, modulation, text, mask)
             x = jnp.where(first, x + moments, x)
             return time(x, frames, modulation), None
 
         first = np.arange(config.layers) == 0
-        layers = self.space_blocks, self.time_blocks, text, first
+        layers = self.space_blocks, self.time_blocks, first
         tokens = self.latent_embed(patchify(latents.astype(self.dtype), config.patch))
         tokens, _ = jax.lax.scan(step, by_sequence(tokens + places), layers)
         values = self.modulation[...].astype(jnp.float32) + temb.astype(jnp.float32)[:, None]
@@ -269,8 +244,8 @@ class Transformer(nnx.Module):
         noise, variance = jnp.split(unpatchify(tokens, grid, config.patch), 2, axis=-1)
         return noise, variance
 
-    def _positions(self, frames: int, rows: int, columns: int) -> tuple[np.ndarray, np.ndarray]:
-        """What tells the places of a frame apart, and the frames, float64 [F*P, D] each.
+    def _positions(self, frames: int, rows: int, columns: int) -> tuple[Array, Array]:
+        """What tells the places of a frame apart, and the frames, [F*P, D] each.
 
         A single frame has no position.
         """
@@ -278,4 +253,5 @@ class Transformer(nnx.Module):
         axes = (np.arange(count) * (config.extent / count) for count in (rows, columns))
         places = position_grid(*axes, config.width).reshape(tokens, -1)
         moments = position_sinusoids(np.arange(frames), config.width) * (frames > 1)
-        return np.tile(places, (frames, 1)), np.repeat(moments, tokens, axis=0)
+        places, moments = (jnp.asarray(x, self.dtype) for x in (places, moments))
+        return jnp.tile(places, (frames, 1)), jnp.repeat(moments, tokens, axis=0)
