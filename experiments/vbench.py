@@ -299,7 +299,8 @@ def _stamp(file: Path) -> tuple[str, int, int]:
 
 
 def _open_journal(workdir: Path, options: flags.FlagValues) -> Journal:
-    """The journal of a run with the same networks, detections and prompts."""
+    """The journal of a run with the same networks, detections and prompts; of videos that the
+    program makes itself, other ones begin anew."""
     settings = {"networks": sorted(options.networks), "prompt": options.prompt}
     for name in ("detections", "info", "prompts"):
         paths = (getattr(options, name) or "").split(",")
@@ -307,7 +308,11 @@ def _open_journal(workdir: Path, options: flags.FlagValues) -> Journal:
         settings[name] = ",".join(found) or None
     path, text = workdir / "config.json", json.dumps(settings, indent=2) + "\n"
     if path.exists() and path.read_text() != text:
-        raise cli.UsageError(f"{workdir} holds scores with other networks, detections or prompts")
+        if options.videos is not None:
+            raise cli.UsageError(
+                f"{workdir} holds scores with other networks, detections or prompts"
+            )
+        (workdir / "journal.jsonl").unlink(missing_ok=True)
     workdir.mkdir(parents=True, exist_ok=True)
     media.write_bytes(path, text.encode())
     return Journal(workdir / "journal.jsonl")

@@ -176,6 +176,15 @@ def test_killed_at_every_file_it_ends_with_the_same_bytes(run, done, tmp_path, m
     assert not (workdir / "videos" / "searches").exists()
 
 
+def test_other_networks_score_the_same_videos_anew(run, done, tmp_path, capsys):
+    assert run(tmp_path / "run") == 0
+    assert [row["dimension"] for row in comparison(tmp_path / "run")["rows"]] == [FLICKERING]
+    capsys.readouterr()
+    assert run(tmp_path / "run", "--networks=dino=there", networks=("dino",)) == 0
+    assert "6 of 6 videos are done already" in capsys.readouterr().out
+    assert comparison(tmp_path / "run")["rows"] == comparison(done)["rows"]
+
+
 def test_a_search_goes_on_with_the_rounds_that_are_kept(run, done, tmp_path):
     from tts_jax.search.store import RoundStore
 
@@ -308,7 +317,7 @@ def test_the_report_prints_published_rows_beside_both_sets(monkeypatch, done):
         text = suite_report.markdown(report)
         assert ("| this run, searched |" in text) and "| ModelScope |" in text
         assert ("| NOVA 0.6B |" in text) == (own is not None)  # it has no row of dimensions
-        assert "vbench.scene judge this search" in text and "an upper bound" in text
+        assert "VBench's own measure, vbench.scene: what it reaches is an upper bound" in text
         assert "CogVideoX-2B, Video-T1's search" in text and "81.72" in text
         assert ("| 45.00 | 50.00 | 25.00 |" in text) == (own is not None)
 

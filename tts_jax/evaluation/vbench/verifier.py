@@ -35,8 +35,8 @@ from tts_jax.vision.resize import to_levels
 
 PREFIX = "vbench."
 WARNING = (
-    "{} judge this search and are dimensions of VBench: what it reaches by them is an upper bound, "
-    "not a method's score"
+    "the search is judged by VBench's own measure, {}: what it reaches is an upper bound, "
+    "no method's score"
 )
 _SIDE = 256  # pixels, of the frames with which a network is traced to find its parameters
 
