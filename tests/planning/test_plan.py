@@ -153,6 +153,7 @@ def test_a_checkpoint_that_is_missing_is_the_published_one():
 def test_a_text_encoder_of_full_size_compiles_for_four_chips_and_fits(tmp_path):
     config = f"--config={cogvideox_5b.__file__}"
     options = "--topology=v5e:2x2", "--config.search.branches=1", "--only=^text"
+    options += ("--config.mesh.model=1",)
     assert run(config, *options, f"--output={tmp_path}") == 0
     text, *others = json.loads((tmp_path / "plan.json").read_text())["programs"]
     assert text["compiled"] and text["fits"] and not any(row["compiled"] for row in others)
