@@ -6,7 +6,7 @@ so that a search may fork anywhere; it and dynamic guidance are what the authors
 5B checkpoint takes. Decoding takes 29.6 GB, or 8.1 GB in tiles, as in configs/cogvideox_2b.py.
 
 A v5e chip does not hold all parameters of the search beside five steps: by default two share them,
-and each takes 9.8 of 16 GiB. A v6e chip holds them all, in at most 18.0 of 32 GiB (docs/plan,
+and each takes 9.8 of 16 GiB. A v6e chip holds them all, in 19.0 of 32 GiB (docs/plan,
 written by experiments.plan).
 
 python -m converters.convert --model=cogvideox_5b --src=PUBLISHED --dst=DIR --dtype=bfloat16
