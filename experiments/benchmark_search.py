@@ -314,7 +314,6 @@ def in_one_sequence() -> Iterator[None]:
     def attend_jointly(context, own, layout: Layout, implementation: str):
         joint = [jnp.concatenate(pair, axis=1) for pair in zip(context, own, strict=True)]
         heads = attend(*joint, implementation=implementation)
-        heads = heads.reshape(*heads.shape[:2], -1)
         return jnp.split(heads, [context[0].shape[1]], axis=1)
 
     with (

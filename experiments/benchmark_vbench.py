@@ -194,10 +194,10 @@ def measure(
     files, prompts = sorted(videos.iterdir()), vbench.Prompts(entries=[INFO])
 
     def scores(names: Sequence[str]) -> dict[str, float]:
-        table, found = vbench.evaluate(files, prompts, names, networks, {})
-        for name in set(names) - set(found):
-            raise cli.RunFault(f"no score of {name}: {table['not_computed'][name]}")
-        return {name: score for name, (score, _) in found.items()}
+        found = vbench.evaluate(files, prompts, names, networks, {})
+        for name in set(names) - set(found.results):
+            raise cli.RunFault(f"no score of {name}: {found.table['not_computed'][name]}")
+        return {name: score for name, (score, _) in found.results.items()}
 
     def apart() -> dict[str, float]:
         return {name: score for one in ASKING for name, score in scores([one]).items()}
