@@ -11,55 +11,41 @@ python -m experiments.generate --config=configs/causal_wan_1_3b.py \
 
 from ml_collections import ConfigDict
 
-from configs.embedded import verifier
+from configs.published import published
 from configs.search import search
 
 
 def get_config() -> ConfigDict:
     """Settings of `experiments.generate`, with the sampler as published."""
-    return ConfigDict(
-        dict(
-            generator=dict(
-                name="causal_wan",
-                checkpoint="checkpoints/causal_wan_1_3b",
-                attention="auto",  # or xla, blocks, cudnn, splash
-                frames=81,
-                height=480,
-                width=832,
-                chunk=3,
-                first_alone=False,
-                steps=(1000, 750, 500, 250),
-                warped=True,
-                shift=5.0,
-                context_time=0.0,
-                window=0,  # latent frames that a chunk sees, its own included; 0 for all
-                sink=0,
-                segment="chunk",  # or step
-                # The first frame, a picture; needs first_alone, and frames=85, say: 22 latent ones,
-                # of which those after the first are chunks.
-                image="",
-                tiled=False,  # True: less memory to decode, slightly other pixels
-            ),
-            verifiers=(
-                verifier("clip", weight=0.2, checkpoint="checkpoints/clip_vit_large_patch14"),
-                verifier("viclip", weight=1.0, checkpoint="checkpoints/viclip"),
-                verifier("flicker", weight=0.0, checkpoint=""),
-            ),
-            panel=dict(aggregation="zscore"),
-            stage_prompts=dict(source="prompt", path="", model="", cache=""),
-            search=search(
-                "tree_of_frames",
-                branching=(8, 2, 2, 1, 1, 1, 1),
-                judge_depths=(0, 1, 2),
-                rule="top_k",
-                keep=(3, 2, 2),
-            ),
-            budget=dict(nfe=0, flops=0.0, seconds=0.0),
-            precision=dict(weights="stored"),  # or float32, bfloat16, int8
-            executables="",  # a folder of one's own: later starts compile and trace nothing
-            mesh=dict(branch=0, model=0, sequence=1),
-            micro_batch=2,  # children of one parent, which share its past; of two, both are held
-            video=dict(fps=16, size=0),
-            seed=0,
-        )
+    return published(
+        generator=dict(
+            name="causal_wan",
+            checkpoint="checkpoints/causal_wan_1_3b",
+            attention="auto",  # or xla, blocks, cudnn, splash
+            frames=81,
+            height=480,
+            width=832,
+            chunk=3,
+            first_alone=False,
+            steps=(1000, 750, 500, 250),
+            warped=True,
+            shift=5.0,
+            context_time=0.0,
+            window=0,  # latent frames that a chunk sees, its own included; 0 for all
+            sink=0,
+            segment="chunk",  # or step
+            # The first frame, a picture; needs first_alone, and frames=85, say: 22 latent ones,
+            # of which those after the first are chunks.
+            image="",
+            tiled=False,  # True: less memory to decode, slightly other pixels
+        ),
+        search=search(
+            "tree_of_frames",
+            branching=(8, 2, 2, 1, 1, 1, 1),
+            judge_depths=(0, 1, 2),
+            rule="top_k",
+            keep=(3, 2, 2),
+        ),
+        fps=16,
+        micro_batch=2,  # children of one parent, which share its past; of two, both are held
     )

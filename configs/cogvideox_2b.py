@@ -17,45 +17,30 @@ python -m experiments.generate --config=configs/cogvideox_2b.py \
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from configs.embedded import verifier
+from configs.published import published
 from configs.search import search
 
 
 def get_config() -> ConfigDict:
     """Settings of `experiments.generate`, with the sampler as published."""
-    return ConfigDict(
-        dict(
-            generator=dict(
-                name="cogvideox",
-                checkpoint="checkpoints/cogvideox_2b",
-                attention="auto",  # or xla, blocks, cudnn, splash
-                frames=49,
-                height=480,
-                width=720,
-                steps=50,
-                steps_per_segment=5,
-                draft_steps_per_segment=1,
-                guidance=6.0,
-                dynamic_guidance=False,
-                negative_prompt="",
-                solver="ddim",
-                eta=placeholder(float),  # the solver's published one: 0 for ddim, 1 for dpm
-                tiled=False,  # True: 8.1 GB to decode instead of 29.6, slightly other pixels
-            ),
-            verifiers=(
-                verifier("clip", weight=0.2, checkpoint="checkpoints/clip_vit_large_patch14"),
-                verifier("viclip", weight=1.0, checkpoint="checkpoints/viclip"),
-                verifier("flicker", weight=0.0, checkpoint=""),
-            ),
-            panel=dict(aggregation="zscore"),
-            stage_prompts=dict(source="prompt", path="", model="", cache=""),
-            search=search("random_linear", branches=8),
-            budget=dict(nfe=0, flops=0.0, seconds=0.0),
-            precision=dict(weights="stored"),  # or float32, bfloat16, int8
-            executables="",  # a folder of one's own: later starts compile and trace nothing
-            mesh=dict(branch=0, model=0, sequence=1),
-            micro_batch=1,
-            video=dict(fps=8, size=0),
-            seed=0,
-        )
+    return published(
+        generator=dict(
+            name="cogvideox",
+            checkpoint="checkpoints/cogvideox_2b",
+            attention="auto",  # or xla, blocks, cudnn, splash
+            frames=49,
+            height=480,
+            width=720,
+            steps=50,
+            steps_per_segment=5,
+            draft_steps_per_segment=1,
+            guidance=6.0,
+            dynamic_guidance=False,
+            negative_prompt="",
+            solver="ddim",
+            eta=placeholder(float),  # the solver's published one: 0 for ddim, 1 for dpm
+            tiled=False,  # True: 8.1 GB to decode instead of 29.6, slightly other pixels
+        ),
+        search=search("random_linear", branches=8),
+        fps=8,
     )

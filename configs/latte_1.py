@@ -14,43 +14,28 @@ python -m experiments.generate --config=configs/latte_1.py \
 
 from ml_collections import ConfigDict
 
-from configs.embedded import verifier
+from configs.published import published
 from configs.search import search
 
 
 def get_config() -> ConfigDict:
     """Settings of `experiments.generate`, with the sampler as published."""
-    return ConfigDict(
-        dict(
-            generator=dict(
-                name="latte",
-                checkpoint="checkpoints/latte_1",
-                attention="auto",  # or xla, blocks, cudnn, splash
-                frames=16,  # or 1
-                height=512,
-                width=512,
-                clean=True,  # prompts, as the captions of the training videos; False: lower case
-                steps=50,
-                steps_per_segment=5,
-                draft_steps_per_segment=1,
-                guidance=7.5,
-                negative_prompt="",
-                eta=0.0,
-            ),
-            verifiers=(
-                verifier("clip", weight=0.2, checkpoint="checkpoints/clip_vit_large_patch14"),
-                verifier("viclip", weight=1.0, checkpoint="checkpoints/viclip"),
-                verifier("flicker", weight=0.0, checkpoint=""),
-            ),
-            panel=dict(aggregation="zscore"),
-            stage_prompts=dict(source="prompt", path="", model="", cache=""),
-            search=search("random_linear", branches=8),
-            budget=dict(nfe=0, flops=0.0, seconds=0.0),
-            precision=dict(weights="stored"),  # or float32, bfloat16, int8
-            executables="",  # a folder of one's own: later starts compile and trace nothing
-            mesh=dict(branch=0, model=0, sequence=1),
-            micro_batch=1,
-            video=dict(fps=8, size=0),
-            seed=0,
-        )
+    return published(
+        generator=dict(
+            name="latte",
+            checkpoint="checkpoints/latte_1",
+            attention="auto",  # or xla, blocks, cudnn, splash
+            frames=16,  # or 1
+            height=512,
+            width=512,
+            clean=True,  # prompts, as the captions of the training videos; False: lower case
+            steps=50,
+            steps_per_segment=5,
+            draft_steps_per_segment=1,
+            guidance=7.5,
+            negative_prompt="",
+            eta=0.0,
+        ),
+        search=search("random_linear", branches=8),
+        fps=8,
     )

@@ -18,48 +18,33 @@ python -m experiments.generate --config=configs/open_sora_1_2.py \
 
 from ml_collections import ConfigDict
 
-from configs.embedded import verifier
+from configs.published import published
 from configs.search import search
 
 
 def get_config() -> ConfigDict:
     """Settings of `experiments.generate`, with the sampler as published."""
-    return ConfigDict(
-        dict(
-            generator=dict(
-                name="open_sora",
-                checkpoint="checkpoints/open_sora_1_2",
-                image="",  # a picture to start from
-                attention="auto",  # or xla, blocks, cudnn, splash
-                frames=51,
-                height=240,
-                width=426,
-                rate=24.0,
-                clips=1,
-                overlap=5,
-                aesthetic=6.5,  # 0: not said
-                motion=0.0,
-                camera="",  # such as "pan left"
-                steps=30,
-                steps_per_segment=5,
-                draft_steps_per_segment=1,
-                guidance=7.0,
-                eta=0.0,
-            ),
-            verifiers=(
-                verifier("clip", weight=0.2, checkpoint="checkpoints/clip_vit_large_patch14"),
-                verifier("viclip", weight=1.0, checkpoint="checkpoints/viclip"),
-                verifier("flicker", weight=0.0, checkpoint=""),
-            ),
-            panel=dict(aggregation="zscore"),
-            stage_prompts=dict(source="prompt", path="", model="", cache=""),
-            search=search("random_linear", branches=8),
-            budget=dict(nfe=0, flops=0.0, seconds=0.0),
-            precision=dict(weights="stored"),  # or float32, bfloat16, int8
-            executables="",  # a folder of one's own: later starts compile and trace nothing
-            mesh=dict(branch=0, model=0, sequence=1),
-            micro_batch=1,
-            video=dict(fps=24, size=0),
-            seed=0,
-        )
+    return published(
+        generator=dict(
+            name="open_sora",
+            checkpoint="checkpoints/open_sora_1_2",
+            image="",  # a picture to start from
+            attention="auto",  # or xla, blocks, cudnn, splash
+            frames=51,
+            height=240,
+            width=426,
+            rate=24.0,
+            clips=1,
+            overlap=5,
+            aesthetic=6.5,  # 0: not said
+            motion=0.0,
+            camera="",  # such as "pan left"
+            steps=30,
+            steps_per_segment=5,
+            draft_steps_per_segment=1,
+            guidance=7.0,
+            eta=0.0,
+        ),
+        search=search("random_linear", branches=8),
+        fps=24,
     )

@@ -11,46 +11,31 @@ python -m experiments.generate --config=configs/pyramid_flow_flux_384p.py \
 
 from ml_collections import ConfigDict
 
-from configs.embedded import verifier
+from configs.published import published
 from configs.search import search
 
 
 def get_config() -> ConfigDict:
     """Settings of `experiments.generate`, with the sampler as published."""
-    return ConfigDict(
-        dict(
-            generator=dict(
-                name="pyramid_flow",
-                checkpoint="checkpoints/pyramid_flow_flux_384p",
-                attention="auto",  # or xla, blocks, cudnn, splash
-                image="",  # a picture to start from; the published guidance is then 4
-                frames=16,  # latent, eight times fewer than those of the video
-                height=48,
-                width=80,
-                steps_first=(20, 20, 20),
-                steps=(10, 10, 10),
-                guidance_first=7.0,
-                guidance=5.0,
-                segment="unit",  # or stage, step
-                share_root_noise=False,
-                history_programs=3,  # more compile longer and pad the history less
-                tile=256,  # pixels; 0 decodes whole frames
-                window=1,  # latent frames decoded at a time; 0 for all
-            ),
-            verifiers=(
-                verifier("clip", weight=0.2, checkpoint="checkpoints/clip_vit_large_patch14"),
-                verifier("viclip", weight=1.0, checkpoint="checkpoints/viclip"),
-                verifier("flicker", weight=0.0, checkpoint=""),
-            ),
-            panel=dict(aggregation="zscore"),
-            stage_prompts=dict(source="prompt", path="", model="", cache=""),
-            search=search("video_t1", cap=3),
-            budget=dict(nfe=0, flops=0.0, seconds=0.0),
-            precision=dict(weights="stored"),  # or float32, bfloat16, int8
-            executables="",  # a folder of one's own: later starts compile and trace nothing
-            mesh=dict(branch=0, model=0, sequence=1),
-            micro_batch=1,
-            video=dict(fps=24, size=0),
-            seed=0,
-        )
+    return published(
+        generator=dict(
+            name="pyramid_flow",
+            checkpoint="checkpoints/pyramid_flow_flux_384p",
+            attention="auto",  # or xla, blocks, cudnn, splash
+            image="",  # a picture to start from; the published guidance is then 4
+            frames=16,  # latent, eight times fewer than those of the video
+            height=48,
+            width=80,
+            steps_first=(20, 20, 20),
+            steps=(10, 10, 10),
+            guidance_first=7.0,
+            guidance=5.0,
+            segment="unit",  # or stage, step
+            share_root_noise=False,
+            history_programs=3,  # more compile longer and pad the history less
+            tile=256,  # pixels; 0 decodes whole frames
+            window=1,  # latent frames decoded at a time; 0 for all
+        ),
+        search=search("video_t1", cap=3),
+        fps=24,
     )

@@ -12,45 +12,30 @@ python -m experiments.generate --config=configs/wan2_1_1_3b.py \
 
 from ml_collections import ConfigDict
 
-from configs.embedded import verifier
+from configs.published import published
 from configs.search import search
 
 
 def get_config() -> ConfigDict:
     """Settings of `experiments.generate`, with the sampler as published."""
-    return ConfigDict(
-        dict(
-            generator=dict(
-                name="wan",
-                checkpoint="checkpoints/wan2_1_1_3b",
-                attention="auto",  # or xla, blocks, cudnn, splash
-                frames=81,
-                height=480,
-                width=832,
-                steps=50,
-                steps_per_segment=5,
-                draft_steps_per_segment=1,
-                guidance=5.0,
-                negative_prompt="",
-                solver="unipc",  # or euler
-                eta=0.0,
-                shift=3.0,
-                tiled=False,  # True: less memory to decode, slightly other pixels
-            ),
-            verifiers=(
-                verifier("clip", weight=0.2, checkpoint="checkpoints/clip_vit_large_patch14"),
-                verifier("viclip", weight=1.0, checkpoint="checkpoints/viclip"),
-                verifier("flicker", weight=0.0, checkpoint=""),
-            ),
-            panel=dict(aggregation="zscore"),
-            stage_prompts=dict(source="prompt", path="", model="", cache=""),
-            search=search("random_linear", branches=8),
-            budget=dict(nfe=0, flops=0.0, seconds=0.0),
-            precision=dict(weights="stored"),  # or float32, bfloat16, int8
-            executables="",  # a folder of one's own: later starts compile and trace nothing
-            mesh=dict(branch=0, model=0, sequence=1),
-            micro_batch=1,
-            video=dict(fps=16, size=0),
-            seed=0,
-        )
+    return published(
+        generator=dict(
+            name="wan",
+            checkpoint="checkpoints/wan2_1_1_3b",
+            attention="auto",  # or xla, blocks, cudnn, splash
+            frames=81,
+            height=480,
+            width=832,
+            steps=50,
+            steps_per_segment=5,
+            draft_steps_per_segment=1,
+            guidance=5.0,
+            negative_prompt="",
+            solver="unipc",  # or euler
+            eta=0.0,
+            shift=3.0,
+            tiled=False,  # True: less memory to decode, slightly other pixels
+        ),
+        search=search("random_linear", branches=8),
+        fps=16,
     )
