@@ -31,13 +31,15 @@ class PartsConfig:
     text_length.
     """
 
+    tokenizer_folder: ClassVar[str] = "tokenizer"
+
     t5: T5Config
     transformer: Any
     vae: Any
     sampler: Any
 
     def __post_init__(self):
-        vae, sampler, transformer = self.vae, self.sampler, self.transformer
+        vae, transformer = self.vae, self.transformer
         if vae.latent_channels != transformer.latent_channels:
             raise ValueError(
                 f"the VAE has {vae.latent_channels} latent channels, "
@@ -48,12 +50,26 @@ class PartsConfig:
                 f"the text encoder is {self.t5.width} wide, "
                 f"the denoiser wants {transformer.text_width}"
             )
-        side, clip = vae.spatial_factor * transformer.patch, self.clip
+        self.check_size()
+
+    def check_size(self) -> None:
+        """Refuses videos of sizes that the networks cannot take.
+
+        Raises:
+          ValueError: they are no multiples of what they must be.
+        """
+        vae, sampler = self.vae, self.sampler
+        side, clip = vae.spatial_factor * self.transformer.patch, self.clip
         if sampler.height % side or sampler.width % side or (sampler.frames - 1) % clip:
             raise ValueError(
                 f"a video of {sampler.frames} frames of {sampler.height} x {sampler.width}: "
                 f"sides are multiples of {side}, frames 1 + a multiple of {clip}"
             )
+
+    @property
+    def text_length(self) -> int:
+        """Tokens of a prompt."""
+        return self.sampler.text_length
 
     @property
     def clip(self) -> int:
@@ -77,7 +93,7 @@ class PartsConfig:
         Raises:
           Exception: a file is missing or damaged; of any type.
         """
-        return {"t5": open_published(folder / "tokenizer", self.sampler.text_length)}
+        return {"t5": open_published(folder / self.tokenizer_folder, self.text_length)}
 
     @classmethod
     def from_json(cls, fields: Mapping) -> Self:
@@ -105,7 +121,7 @@ class T5Parts(GeneratorNetworks):
 
         Args:
           config: sizes and settings.
-          tokenizers: of "t5", which gives rows of `config.sampler.text_length` tokens.
+          tokenizers: of "t5", which gives rows of `config.text_length` tokens.
         """
         self.config = config
         self.tokenizers = tokenizers

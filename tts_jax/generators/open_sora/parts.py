@@ -3,25 +3,21 @@
 B texts  T latent frames  H W latent size  C channels  L tokens  K clips.
 """
 
-import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from tts_jax.generators.networks import GeneratorNetworks, read_parts
 from tts_jax.generators.open_sora.sampler import SamplerConfig
 from tts_jax.generators.open_sora.text import Scores, prepare
 from tts_jax.generators.open_sora.transformer import Transformer, TransformerConfig
 from tts_jax.generators.open_sora.vae import SPATIAL_SCALE, OpenSoraVAE, OpenSoraVAEConfig
 from tts_jax.generators.protocol import Params
-from tts_jax.language.published import open_published
-from tts_jax.language.t5 import T5Config, T5Encoder
-from tts_jax.language.tokenizer import Tokenizer
+from tts_jax.generators.t5_parts import PartsConfig, T5Parts
+from tts_jax.language.t5 import T5Config
 from tts_jax.nn.autoencoder import posterior_sample
 from tts_jax.solvers import noise
 from tts_jax.solvers.noise import Key
@@ -30,26 +26,22 @@ TOKENIZER = "t5-v1_1-xxl"  # its folder, that of the text encoder as published
 
 
 @dataclass(frozen=True, kw_only=True)
-class OpenSoraConfig:
+class OpenSoraConfig(PartsConfig):
     """The parts of a generator."""
 
-    t5: T5Config
+    tokenizer_folder: ClassVar[str] = TOKENIZER
+
     transformer: TransformerConfig
     vae: OpenSoraVAEConfig
     sampler: SamplerConfig
 
-    def __post_init__(self):
-        vae, sampler, transformer = self.vae, self.sampler, self.transformer
-        if vae.latent_channels != transformer.latent_channels:
-            raise ValueError(
-                f"the VAE has {vae.latent_channels} latent channels, "
-                f"the denoiser {transformer.latent_channels}"
-            )
-        if transformer.text_width != self.t5.width:
-            raise ValueError(
-                f"the text encoder is {self.t5.width} wide, "
-                f"the denoiser wants {transformer.text_width}"
-            )
+    def check_size(self) -> None:
+        """Refuses videos of sizes, or clips, that the networks cannot take.
+
+        Raises:
+          ValueError: a side is too short, or clips share no whole chunks.
+        """
+        vae, sampler = self.vae, self.sampler
         if min(sampler.height, sampler.width) < vae.spatial_factor:
             raise ValueError(
                 f"a video of {sampler.height} x {sampler.width}: "
@@ -66,6 +58,11 @@ class OpenSoraConfig:
                 )
 
     @property
+    def text_length(self) -> int:
+        """Tokens of a prompt."""
+        return self.transformer.text_length
+
+    @property
     def latent_shape(self) -> tuple[int, int, int, int]:
         """T, H, W, C of a clip's latents."""
         sampler = self.sampler
@@ -75,14 +72,6 @@ class OpenSoraConfig:
     def overlap_frames(self) -> int:
         """Frames that a clip shares with the one before."""
         return self.sampler.overlap // self.vae.latent_chunk * self.vae.chunk
-
-    def open_tokenizers(self, folder: Path) -> dict[str, Tokenizer]:
-        """The tokenizers of a checkpoint folder, by part.
-
-        Raises:
-          Exception: a file is missing or damaged; of any type.
-        """
-        return {"t5": open_published(folder / TOKENIZER, self.transformer.text_length)}
 
     @classmethod
     def open_sora_1_2(cls) -> "OpenSoraConfig":
@@ -94,49 +83,12 @@ class OpenSoraConfig:
             sampler=SamplerConfig(),
         )
 
-    @classmethod
-    def from_json(cls, fields: Mapping) -> "OpenSoraConfig":
-        """Reads the "generator" entry of a checkpoint's `config.json`.
 
-        Raises:
-          TypeError: an unknown or a missing field.
-        """
-        parts = {field.name: field.type for field in dataclasses.fields(cls)}
-        return cls(**read_parts(fields, parts))
-
-
-class Parts(GeneratorNetworks):
+class Parts(T5Parts):
     """The networks; texts, pictures and latents go through them."""
 
-    def __init__(self, config: OpenSoraConfig, tokenizers: Mapping[str, Tokenizer]):
-        """Builds the graphs; allocates no parameters.
-
-        Args:
-          config: sizes and settings.
-          tokenizers: of "t5", which gives rows of `config.transformer.text_length` tokens.
-        """
-        self.config = config
-        self.tokenizers = tokenizers
-        self.tokenizer = tokenizers["t5"]
-
-    @property
-    def text_parts(self) -> tuple[str, ...]:
-        """Parts that `encode` alone uses."""
-        return ("t5",)
-
-    @property
-    def networks(self) -> dict:
-        """The module and the config of every part."""
-        config = self.config
-        return {
-            "t5": (T5Encoder, config.t5),
-            "transformer": (Transformer, config.transformer),
-            "vae": (OpenSoraVAE, config.vae),
-        }
-
-    @cached_property
-    def _encode_tokens(self):
-        return jax.jit(lambda params, tokens, mask: self.network(params, "t5")(tokens, mask))
+    denoiser = Transformer
+    autoencoder = OpenSoraVAE
 
     def read_texts(self, params: Params, texts: Sequence[str]) -> tuple[Array, Array]:
         """States of texts, [B, L, D_text], and which tokens are no padding, bool [B, L]."""
@@ -144,7 +96,7 @@ class Parts(GeneratorNetworks):
         said = {name: getattr(sampler, name) or None for name in ("aesthetic", "motion", "camera")}
         tokens, mask = self.tokenizer.tokenize(prepare(texts, Scores(**said)))
         mask = jnp.asarray(mask)
-        return self._encode_tokens({"t5": params["t5"]}, jnp.asarray(tokens), mask), mask
+        return self.text_states(params, tokens, mask), mask
 
     @property
     def frame_size(self) -> tuple[int, int]:
