@@ -250,3 +250,8 @@ class Fields(Mapping):
                 yield from (f"{name}.{inner}" for inner in value.unread(inert))
             elif name not in self._seen and name not in inert:
                 yield name
+
+
+def names(text: str) -> frozenset[str]:
+    """The words of a text."""
+    return frozenset(text.split())

@@ -35,7 +35,8 @@ from rich.console import Console
 from converters import cli
 from converters.components import INERT, Fields, Opened, open_component
 from converters.core import check, stream
-from converters.registry import COMPONENTS, MODELS, Model
+from converters.models import MODELS, Model
+from converters.registry import COMPONENTS
 from converters.sources import ConversionError, read_json, refuse
 from converters.writer import Writer, nbytes
 from tts_jax.checkpoints import flatten

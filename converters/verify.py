@@ -25,7 +25,7 @@ from absl import flags
 from converters import cases, cli, judge_cases
 from converters.cases import Case, Output, Run, Tensors
 from converters.components import interpret
-from converters.registry import MODELS
+from converters.models import MODELS
 from converters.sources import ConversionError, read_json, read_tensors, refuse
 from tts_jax.checkpoints import ORBAX, CheckpointError, load_orbax
 

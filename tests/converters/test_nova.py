@@ -8,7 +8,8 @@ from safetensors.numpy import load_file, save_file
 
 from converters import verify
 from converters.components import interpret, open_component
-from converters.registry import COMPONENTS, MODELS
+from converters.models import MODELS
+from converters.registry import COMPONENTS
 from tts_jax.generators.nova.generator import NovaConfig
 from tts_jax.generators.nova.schedule import DDPM
 

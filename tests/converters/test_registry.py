@@ -9,7 +9,8 @@ import pytest
 from converters.clip import split_fused
 from converters.components import mistyped
 from converters.core import check
-from converters.registry import COMPONENTS, MODELS
+from converters.models import MODELS
+from converters.registry import COMPONENTS
 from tts_jax.checkpoints import flatten
 
 LISTED = [

@@ -6,7 +6,8 @@ import json
 import numpy as np
 
 from configs import nova_d48w1024_osp480 as published
-from converters.registry import COMPONENTS, MODELS
+from converters.models import MODELS
+from converters.registry import COMPONENTS
 from tts_jax.checkpoints import flatten
 from tts_jax.generators.nova.generator import NovaConfig
 from tts_jax.search.presets import load_preset

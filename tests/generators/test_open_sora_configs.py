@@ -6,7 +6,8 @@ import json
 import numpy as np
 
 from configs import open_sora_1_2 as published
-from converters.registry import COMPONENTS, MODELS
+from converters.models import MODELS
+from converters.registry import COMPONENTS
 from tts_jax.checkpoints import flatten
 from tts_jax.generators.open_sora.sampler import SamplerConfig
 from tts_jax.planning.published import published_generator

@@ -7,7 +7,8 @@ import json
 import numpy as np
 import pytest
 
-from converters.registry import COMPONENTS, MODELS
+from converters.models import MODELS
+from converters.registry import COMPONENTS
 from tts_jax.checkpoints import flatten
 from tts_jax.generators.pyramid_flow.sampler_config import SamplerConfig
 from tts_jax.search.presets import load_preset

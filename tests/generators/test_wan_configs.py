@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from configs import causal_wan_1_3b, wan2_1_1_3b, wan2_1_14b
-from converters.registry import COMPONENTS, MODELS
+from converters.models import MODELS
+from converters.registry import COMPONENTS
 from tts_jax.checkpoints import flatten
 from tts_jax.generators.causal_wan.generator import CausalWanConfig
 from tts_jax.generators.wan.generator import SamplerConfig
