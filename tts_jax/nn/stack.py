@@ -23,7 +23,7 @@ def stacked(build: Callable[..., nnx.Module], count: int, *, rngs: nnx.Rngs) -> 
     return jax.vmap(lambda key: build(rngs=type(rngs)(key)))(keys)
 
 
-def in_turn(modules: Sequence[nnx.Module], x: Array, window: Window, *about: Array) -> Array:
+def in_turn(modules: Sequence[nnx.Module], x: Array, window: Window | None, *about: Array) -> Array:
     """Runs modules one after the other, neighbours of equal shapes as one scan.
 
     Causal VAEs have many such residual blocks, and compilers take seconds for each convolution.
@@ -32,7 +32,7 @@ def in_turn(modules: Sequence[nnx.Module], x: Array, window: Window, *about: Arr
       modules: called with what the one before gave, a window and `about`; those of equal shapes
         give what they take.
       x: what the first one takes.
-      window: the memory of their convolutions.
+      window: the memory of their convolutions; None for a whole clip.
       *about: what all of them are told.
     """
     for _, alike in itertools.groupby(modules, _kind):
@@ -40,16 +40,16 @@ def in_turn(modules: Sequence[nnx.Module], x: Array, window: Window, *about: Arr
         if len(group) == 1:
             x = group[0](x, window, *about)
             continue
-        past = window.recall()
 
         def step(x: Array, own: tuple[nnx.Module, list | None]) -> tuple[Array, list]:
             module, past = own
-            inner = Window(past)
-            return module(x, inner, *about), inner.kept
+            inner = None if window is None else Window(past)
+            return module(x, inner, *about), inner.kept if inner else []
 
         whole = jax.tree.map(lambda *leaves: jnp.stack(leaves), *group)
-        x, kept = jax.lax.scan(step, x, (whole, past))
-        window.kept.append(kept)
+        x, kept = jax.lax.scan(step, x, (whole, window.recall() if window else None))
+        if window:
+            window.kept.append(kept)
     return x
 
 
