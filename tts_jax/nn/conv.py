@@ -3,7 +3,6 @@
 B batch  T frames  H W size  I O channels  kt kh kw kernel size. Channels last, [B, T, H, W, C].
 """
 
-import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -11,8 +10,6 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
-
-FOLDED = 2**27  # numbers that are worth the memory of all frames' taps at once
 
 
 class Window:
@@ -44,8 +41,7 @@ class CausalConv3d(nnx.Module):
     frame.
 
     The temporal taps are folded onto channels and one 2-D convolution does the work, which XLA runs
-    several times faster on CPU than a 3-D one, and no slower elsewhere. A frame at a time, if there
-    are more than `FOLDED` numbers to fold.
+    several times faster on CPU than a 3-D one, and no slower elsewhere.
     """
 
     def __init__(
@@ -99,34 +95,19 @@ class CausalConv3d(nnx.Module):
             x = joined if past is None else joined[:, self.time_stride - 1 :]
         stride = self.time_stride
         frames = (x.shape[1] - kt) // stride + 1
-        kernel = kernel.transpose(1, 2, 0, 3, 4).reshape(kh, kw, kt * inputs, outputs)
-        if frames > 1 and kt > 1 and kt * math.prod(x.shape) * frames // x.shape[1] > FOLDED:
-
-            def frame(start: Array) -> Array:
-                own = jax.lax.dynamic_slice_in_dim(x, start, kt, axis=1)
-                return self._fold(own, 1, kernel)[:, 0]
-
-            out = jax.lax.map(frame, stride * jnp.arange(frames)).swapaxes(0, 1)
-        else:
-            out = self._fold(x, frames, kernel)
-        return out + bias
-
-    def _fold(self, x: Array, frames: int, kernel: Array) -> Array:
-        """That many frames, of 2-D convolutions over the taps that each one sees."""
-        stride, count = self.time_stride, kernel.shape[2] // x.shape[-1]
-        taps = [x[:, a : a + (frames - 1) * stride + 1 : stride] for a in range(count)]
+        taps = [x[:, a : a + (frames - 1) * stride + 1 : stride] for a in range(kt)]
         folded = jnp.concatenate(taps, axis=-1)
-        rows, columns = (size // 2 for size in kernel.shape[:2])
+        folded = folded.reshape(-1, *folded.shape[2:])
         out = jax.lax.conv_general_dilated(
-            folded.reshape(-1, *folded.shape[2:]),
-            kernel,
+            folded,
+            kernel.transpose(1, 2, 0, 3, 4).reshape(kh, kw, kt * inputs, outputs),
             window_strides=(self.space_stride, self.space_stride),
-            padding=((rows, rows), (columns, columns))
+            padding=((kh // 2, kh // 2), (kw // 2, kw // 2))
             if self.padding is None
             else (self.padding, self.padding),
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )
-        return out.reshape(x.shape[0], frames, *out.shape[1:])
+        return out.reshape(x.shape[0], frames, *out.shape[1:]) + bias
 
     def _lengthen(self, x: Array, frames: int) -> Array:
         if self.repeat_first:
