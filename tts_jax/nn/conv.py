@@ -4,6 +4,7 @@ B batch  T frames  H W size  I O channels  kt kh kw kernel size. Channels last, 
 """
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,16 +20,17 @@ class Window:
 
     Attributes:
       first: whether this window starts the clip.
-      kept: the last kt - 1 input frames of every convolution so far, [B, kt - 1, H, W, I] each.
+      kept: the last kt - 1 input frames of every convolution so far, [B, kt - 1, H, W, I] each;
+        of modules that run as one (`tts_jax.nn.stack.in_turn`) a list, with a leading axis.
     """
 
-    def __init__(self, past: Iterable[Array] | None = None):
+    def __init__(self, past: Iterable[Any] | None = None):
         self.first = past is None
-        self.kept: list[Array] = []
+        self.kept: list[Any] = []
         self._past = iter(() if past is None else past)
 
-    def recall(self) -> Array | None:
-        """The frames kept by the convolution that runs now, None at the start of a clip."""
+    def recall(self) -> Any:
+        """What was kept by the convolution that runs now, None at the start of a clip."""
         return None if self.first else next(self._past)
 
 
