@@ -28,7 +28,9 @@ Files are read once and judged in groups: the frames of several go through a net
 what two dimensions want to know of a file is computed once.
 
 Detections of objects and captions are recorded by other programs; see
-`tts_jax.evaluation.vbench.recorded` for the file that --detections names.
+`tts_jax.evaluation.vbench.recorded` for the file that --detections names. What is not recorded a
+model of your own is asked for, --detectors=objects=PACKAGE.MODULE:NAME, which is described in
+`tts_jax.evaluation.vbench.detectors`; detections.json beside the scores keeps its answers.
 
 Writes eval_results.json in VBench's own form, and table.md and table.json, which also say what is
 not computed and why. A score on custom input is none of the leaderboard's. The same command goes on
@@ -43,10 +45,11 @@ import functools
 import hashlib
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import numpy as np
 from absl import flags
 from rich import box
 from rich.console import Console
@@ -56,8 +59,10 @@ from experiments import cli, processes, suite, suite_report
 from experiments.runs import to_json
 from tts_jax import media
 from tts_jax.evaluation.vbench import rules, sampling
+from tts_jax.evaluation.vbench.detectors import DetectorFault, Named, load_detectors
 from tts_jax.evaluation.vbench.dimensions import (
     DIMENSIONS,
+    RECORDED,
     STAND_INS,
     Dimension,
     Networks,
@@ -97,6 +102,13 @@ def define(values: flags.FlagValues) -> None:
     )
     flags.DEFINE_list("networks", [], "name=folder of a converted network", flag_values=values)
     flags.DEFINE_string("detections", None, "recorded detections, JSON", flag_values=values)
+    flags.DEFINE_list(
+        "detectors",
+        [],
+        "kind=package.module:name of a detector to ask for what is not recorded; kinds are "
+        f"{', '.join(RECORDED)}",
+        flag_values=values,
+    )
     flags.DEFINE_string(
         "info", None, "VBench_full_info.json, or a list of its form", flag_values=values
     )
@@ -163,7 +175,8 @@ def main(options: flags.FlagValues) -> None:
         return
     recorded = _recorded([options.detections] if options.detections else [{}])[0]
     prompts, networks = _prompts(options), _networks(options)
-    found = _score(options, prompts, networks, recorded, Path(options.videos), options.workdir)
+    models = networks, _detectors(options)
+    found = _score(options, prompts, *models, recorded, Path(options.videos), options.workdir)
     if not found.table["rows"]:
         raise cli.RunFault("no dimension could be computed; table.md says why")
 
@@ -186,9 +199,9 @@ def _make_and_compare(options: flags.FlagValues, team: processes.Team) -> None:
             "--detections=BASE.json,SEARCHED.json"
         )
     recorded = dict(zip(suite.ROLES, _recorded(names), strict=True))
-    networks = _networks(options)
+    networks, detectors = _networks(options), _detectors(options)
     for own in recorded.values():  # says what is wrong before it begins
-        dimensions = _choose(options.dimensions, networks, own)
+        dimensions = _choose(options.dimensions, networks, _findable(own, detectors))
     del networks
     dimensions = [name for name in dimensions if name in DIMENSIONS] or list(DIMENSIONS)
     wanted = suite.protocol(prompts.entries, dimensions, options.samples)
@@ -205,7 +218,7 @@ def _make_and_compare(options: flags.FlagValues, team: processes.Team) -> None:
         return
     networks = _networks(options)
     found = {
-        role: _score(options, prompts, networks, own, folder / role, workdir / role)
+        role: _score(options, prompts, networks, detectors, own, folder / role, workdir / role)
         for role, own in recorded.items()
     }
     rows = suite.rows_of(table, wanted)
@@ -218,9 +231,21 @@ def _make_and_compare(options: flags.FlagValues, team: processes.Team) -> None:
 
 def _networks(options: flags.FlagValues) -> Networks:
     try:
-        return load_networks(_folders(options.networks))
+        return load_networks(_named(options, "networks", "name=folder"))
     except ValueError as error:
         raise cli.UsageError(str(error)) from error
+
+
+def _detectors(options: flags.FlagValues) -> dict[str, Named]:
+    try:
+        return load_detectors(_named(options, "detectors", "kind=package.module:name"))
+    except ValueError as error:
+        raise cli.UsageError(str(error)) from error
+
+
+def _findable(recorded: Mapping, detectors: Mapping) -> dict[str, Mapping]:
+    """What is recorded, and nothing yet of what can be detected besides."""
+    return {kind: {} for kind in detectors} | dict(recorded)
 
 
 def _recorded(files: Sequence[str | Mapping]) -> list[Mapping]:
@@ -235,13 +260,14 @@ def _score(
     options: flags.FlagValues,
     prompts: Prompts,
     networks: Networks,
+    detectors: Mapping[str, Named],
     recorded: Mapping,
     folder: Path,
     workdir: Path | str,
 ) -> "Evaluation":
     """Scores the videos of a folder and writes what is found."""
     console, workdir = Console(highlight=False), Path(workdir)
-    chosen = _choose(options.dimensions, networks, recorded)
+    chosen = _choose(options.dimensions, networks, _findable(recorded, detectors))
     try:
         files = sampling.find_videos(folder)
     except ValueError as error:
@@ -252,13 +278,18 @@ def _score(
         chosen,
         networks,
         recorded,
+        detectors=detectors,
         several_processes=options.several_processes,
         console=console,
         journal=_open_journal(workdir, options),
     )
-    for name, content in (("eval_results", found.results), ("table", found.table)):
+    contents = {"eval_results": found.results, "table": found.table}
+    for name, content in contents.items():
         text = json.dumps(content, indent=2) + "\n"
         media.write_bytes(workdir / f"{name}.json", text.encode())
+    if detectors:
+        text = json.dumps(found.recorded) + "\n"
+        media.write_bytes(workdir / "detections.json", text.encode())
     media.write_bytes(workdir / "table.md", markdown(found.table).encode())
     _print(console, found.table)
     console.print(f"written to {workdir}")
@@ -302,6 +333,8 @@ def _open_journal(workdir: Path, options: flags.FlagValues) -> Journal:
     """The journal of a run with the same networks, detections and prompts; of videos that the
     program makes itself, other ones begin anew."""
     settings = {"networks": sorted(options.networks), "prompt": options.prompt}
+    if options.detectors:
+        settings["detectors"] = sorted(options.detectors)
     for name in ("detections", "info", "prompts"):
         paths = (getattr(options, name) or "").split(",")
         found = [hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in paths if path]
@@ -318,12 +351,15 @@ def _open_journal(workdir: Path, options: flags.FlagValues) -> Journal:
     return Journal(workdir / "journal.jsonl")
 
 
-def _folders(arguments: Sequence[str]) -> dict[str, str]:
-    pairs = [argument.partition("=") for argument in arguments]
-    for name, equals, folder in pairs:
-        if not (name and equals and folder):
-            raise cli.UsageError(f"--networks takes name=folder, not {name + equals + folder!r}")
-    return {name: folder for name, _, folder in pairs}
+def _named(options: flags.FlagValues, flag: str, form: str) -> dict[str, str]:
+    """A flag's names and what each stands for."""
+    pairs = [argument.partition("=") for argument in getattr(options, flag)]
+    for name, equals, value in pairs:
+        if not (name and equals and value):
+            raise cli.UsageError(f"--{flag} takes {form}, not {name + equals + value!r}")
+    if twice := [name for name, _, _ in pairs if [n for n, _, _ in pairs].count(name) > 1]:
+        raise cli.UsageError(f"--{flag} names {twice[0]} twice")
+    return {name: value for name, _, value in pairs}
 
 
 def _choose(names: Sequence[str], networks: Networks, recorded: Mapping) -> list[str]:
@@ -381,11 +417,13 @@ class Evaluation:
       table: rows, what is not computed, and the final scores or why there are none.
       results: {dimension: [score, records]}, VBench's own form, without stand-ins.
       values: by dimension and file name, the value of each video that has one.
+      recorded: by kind and file name, what was recorded before and what detectors said now.
     """
 
     table: dict
     results: dict
     values: dict[str, dict[str, float]]
+    recorded: dict[str, dict[str, list]]
 
 
 @dataclass
@@ -409,6 +447,7 @@ def evaluate(
     networks: Networks,
     recorded: Mapping[str, Mapping[str, Sequence]],
     *,
+    detectors: Mapping[str, Named] | None = None,
     several_processes: bool = False,
     console: Console | None = None,
     journal: Journal | None = None,
@@ -421,18 +460,21 @@ def evaluate(
       names: dimensions; what they lack is said in the table.
       networks: by their names in `dimensions.NETWORKS`.
       recorded: by kind and file name, see `tts_jax.evaluation.vbench.recorded`.
+      detectors: by kind, those that are asked for what is not recorded.
       several_processes: see `rules.combine`.
       console: gets a progress bar.
       journal: has what an earlier run found, and gets what this one does.
 
     Raises:
       UsageError: a file cannot be read.
+      RunFault: a detector fails.
     """
     journal = journal or Journal()
+    seen = _Seen(_findable(recorded, detectors or {}), detectors or {}, journal)
     tasks, absent = [], {name: "not asked for" for name in DIMENSIONS if name not in names}
     for name in names:
-        lack = MEASURES[name].lacks(networks, recorded)
-        task = None if lack else _plan(name, files, prompts, networks, recorded, journal)
+        lack = MEASURES[name].lacks(networks, seen.recorded)
+        task = None if lack else _plan(name, files, prompts, networks, seen, journal)
         if task is not None and task.files:
             tasks.append(task)
         else:
@@ -443,7 +485,7 @@ def evaluate(
             readers[path].append(task)
     with Bar(console or Console(quiet=True), len(files)) as bar:
         done = 0
-        for group in _groups(readers, prompts, recorded, journal):
+        for group in _groups(readers, prompts, seen, journal):
             _judge(group, readers, networks, journal)
             done += len(group)
             bar.update(done, list(group)[-1].name)
@@ -470,7 +512,47 @@ def evaluate(
         "rows": rows,
         "not_computed": {name: absent[name] for name in DIMENSIONS if name in absent},
     }
-    return Evaluation(table={**table, **_final(table, tasks)}, results=results, values=values)
+    table |= _final(table, tasks)
+    return Evaluation(table=table, results=results, values=values, recorded=seen.all_of(tasks))
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What is recorded of files, and who is asked for the rest."""
+
+    recorded: Mapping[str, Mapping[str, Sequence]]
+    detectors: Mapping[str, Named]
+    journal: Journal
+
+    def has(self, kind: str, path: Path) -> bool:
+        """Whether something is recorded, or can be."""
+        return kind in self.detectors or path.name in self.recorded[kind]
+
+    def of(self, path: Path, kinds: Collection[str], frames: np.ndarray) -> dict[str, Sequence]:
+        """What is recorded of some kinds; detectors are asked for what is not."""
+        return {kind: self._of(path, kind, frames) for kind in kinds}
+
+    def _of(self, path: Path, kind: str, frames: np.ndarray) -> Sequence:
+        if path.name in self.recorded[kind]:
+            return self.recorded[kind][path.name]
+
+        def detect() -> list:
+            try:
+                return self.detectors[kind].detect(kind, path.name, frames)
+            except DetectorFault as error:
+                raise cli.RunFault(str(error)) from error
+
+        return self.journal.find(path, kind, detect)
+
+    def all_of(self, tasks: Sequence["_Task"]) -> dict[str, dict[str, list]]:
+        """What is recorded, and what was detected of the files of tasks."""
+        found = {kind: dict(self.recorded[kind]) for kind in RECORDED if kind in self.recorded}
+        for task in tasks:
+            kind = task.dimension.recorded
+            for path in task.files if kind is not None else ():
+                if path.name not in found[kind] and self.journal.known(path, kind):
+                    found[kind][path.name] = self.journal.find(path, kind, None)
+        return {kind: dict(sorted(videos.items())) for kind, videos in found.items()}
 
 
 def _plan(
@@ -478,7 +560,7 @@ def _plan(
     files: Sequence[Path],
     prompts: Prompts,
     networks: Networks,
-    recorded: Mapping,
+    seen: _Seen,
     journal: Journal,
 ) -> _Task:
     """Which files a dimension reads, and what is to be said of that."""
@@ -502,7 +584,7 @@ def _plan(
         task.label, task.whole = f"{FLICKERING} (unfiltered)", False
     for what, has in (
         ("a prompt that says what to look for", _has_info(dimension, prompts)),
-        (f"recorded {dimension.recorded}", _has_recorded(dimension, recorded)),
+        (f"recorded {dimension.recorded}", _has_recorded(dimension, seen)),
     ):
         kept = [path for path in task.files if has(path)]
         if lacking := len(task.files) - len(kept):
@@ -516,8 +598,8 @@ def _has_info(dimension: Dimension, prompts: Prompts):
     return lambda path: not dimension.needs_info or dimension.name in prompts.info(prompts.of(path))
 
 
-def _has_recorded(dimension: Dimension, recorded: Mapping):
-    return lambda path: dimension.recorded is None or path.name in recorded[dimension.recorded]
+def _has_recorded(dimension: Dimension, seen: _Seen):
+    return lambda path: dimension.recorded is None or seen.has(dimension.recorded, path)
 
 
 def _keep_static(
@@ -527,7 +609,7 @@ def _keep_static(
 
     def keep(path: Path) -> bool:
         def still() -> bool:
-            video = _read(path, prompts, {})
+            video = _read(path, prompts)
             return ask(is_static(video), video, networks)
 
         return journal.find(path, "static", still)
@@ -545,29 +627,35 @@ def _keep_static(
         task.whole = False
 
 
-def _read(path: Path, prompts: Prompts, recorded: Mapping) -> Video:
+def _read(
+    path: Path, prompts: Prompts, seen: _Seen | None = None, kinds: Collection[str] = ()
+) -> Video:
+    """A file, with what is recorded of some kinds."""
     try:
         frames, fps = media.read_video(path)
     except ValueError as error:
         raise cli.UsageError(str(error)) from error
     prompt = prompts.of(path)
-    found = {kind: videos[path.name] for kind, videos in recorded.items() if path.name in videos}
+    found = seen.of(path, kinds, frames) if seen is not None else {}
     return Video(path.name, frames, fps, prompt, prompts.info(prompt), found)
 
 
 def _groups(
     readers: Mapping[Path, Sequence[_Task]],
     prompts: Prompts,
-    recorded: Mapping,
+    seen: _Seen,
     journal: Journal,
 ) -> Iterator[dict[Path, Video | None]]:
     """Files that are judged together, each read once, and not at all where nothing is to judge."""
     group, size = {}, 0
     for path, tasks in readers.items():
-        wanted = any(
-            task.fault is None and not journal.known(path, task.dimension.name) for task in tasks
-        )
-        group[path] = _read(path, prompts, recorded) if wanted else None
+        wanted = [
+            task.dimension
+            for task in tasks
+            if task.fault is None and not journal.known(path, task.dimension.name)
+        ]
+        kinds = {d.recorded for d in wanted} - {None}
+        group[path] = _read(path, prompts, seen, sorted(kinds)) if wanted else None
         size += group[path].frames.nbytes if wanted else 0
         if size >= GROUP_BYTES:
             yield group
