@@ -1,7 +1,7 @@
 """Open-Sora 1.2's networks, alone: its own classes are in no package.
 
-They cannot be imported from its repository either: that needs releases of other packages that go
-with an older PyTorch only.
+They cannot be imported from its repository either: its modules import colossalai, whose releases go
+with older PyTorch and transformers than the other originals need.
 """
 
 import numpy as np
@@ -39,9 +39,9 @@ def transformer(size: str) -> Network:
 
 def vae(size: str, *, method: str) -> Network:
     """The VAE's "encode" or "decode", of one chunk; `size` is one of `SIZES`."""
-    channels, layers, temporal, temporal_layers, side = {
-        "tiny": ((8, 8, 16, 16), 1, (8, 8, 8, 16), 1, 2),
-        "mid": ((64, 128, 256, 256), 2, (64, 128, 128, 256), 4, 4),
+    channels, layers, temporal, temporal_layers, down, side = {
+        "tiny": ((8, 16), 1, (8, 16), 1, (True,), 4),
+        "mid": ((64, 128, 256, 256), 2, (64, 128, 128, 256), 4, (False, True, True), 4),
     }[size]
     groups = min(channels[0], 32)
     config = OpenSoraVAEConfig(
@@ -51,9 +51,10 @@ def vae(size: str, *, method: str) -> Network:
         temporal_channels=temporal,
         temporal_layers=temporal_layers,
         temporal_groups=groups,
-        temporal_down=(False, True, True),
+        temporal_down=down,
     )
-    shape = (5, side, side, 4) if method == "decode" else (17, 8 * side, 8 * side, 3)
+    pixels = config.chunk, config.spatial_factor * side, config.spatial_factor * side
+    shape = config.latent_shape(*pixels) if method == "decode" else (*pixels, 3)
     return alone(OpenSoraVAE, config, lambda model, x: getattr(model, method)(x), draw(1, *shape))
 
 
