@@ -39,9 +39,24 @@ class RMSNorm(nnx.Module):
         Returns:
           [..., D] in the dtype of `x`.
         """
+        return self._normalised(x, (-1,))
+
+    @jax.named_scope("norm")
+    def over_heads(self, x: Array) -> Array:
+        """Normalises all heads of a token together.
+
+        Args:
+          x: [..., N, K] of N * K channels.
+
+        Returns:
+          [..., N, K] in the dtype of `x`.
+        """
+        return self._normalised(x, (-2, -1))
+
+    def _normalised(self, x: Array, axes: tuple[int, ...]) -> Array:
         y = x.astype(jnp.float32)
-        y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + self.eps)
-        return (y * self.scale[...]).astype(x.dtype)
+        y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=axes, keepdims=True) + self.eps)
+        return (y * self.scale[...].reshape(x.shape[-len(axes) :])).astype(x.dtype)
 
 
 class LayerNorm(nnx.Module):
