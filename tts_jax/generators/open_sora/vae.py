@@ -136,19 +136,16 @@ class OpenSoraVAEConfig:
 
 
 def _refuse_others(found: Mapping, fixed: Mapping) -> None:
-    odd = [f"{k}={found[k]!r}" for k, v in fixed.items() if found.get(k, v) != v]
+    values = {name: found.get(name, value) for name, value in fixed.items()}
+    values = {n: list(v) if isinstance(v, tuple) else v for n, v in values.items()}
+    odd = [f"{name}={values[name]!r}" for name, value in fixed.items() if values[name] != value]
     if odd:
         raise ValueError(f"unsupported settings of Open-Sora's VAE: {', '.join(odd)}")
 
 
 def _read_halves(spatial: Mapping, temporal: Mapping) -> dict:
-    """Sizes, of the constructor arguments of both halves."""
+    """Sizes, of the constructor arguments of both halves; asks for no others."""
     channels, latent = tuple(spatial["block_out_channels"]), spatial["latent_channels"]
-    found = {
-        name: list(value) if isinstance(value, tuple) else value
-        for half in (spatial, temporal)
-        for name, value in half.items()
-    }
     fixed = {
         "out_channels": spatial["in_channels"],
         "act_fn": "silu",
@@ -157,9 +154,10 @@ def _read_halves(spatial: Mapping, temporal: Mapping) -> dict:
         "mid_block_add_attention": True,
         "use_quant_conv": True,
         "use_post_quant_conv": True,
-        **dict.fromkeys(("in_out_channels", "latent_embed_dim", "embed_dim"), latent),
     }
-    _refuse_others(found, fixed)
+    _refuse_others(spatial, fixed)
+    names = "in_out_channels", "latent_embed_dim", "embed_dim"
+    _refuse_others(temporal, dict.fromkeys(names, latent))
     filters = temporal["filters"]
     return {
         "image_channels": spatial["in_channels"],
