@@ -26,6 +26,7 @@ from tts_jax.nn.autoencoder import (
 )
 from tts_jax.nn.conv import CausalConv3d, GroupNorm, pointwise
 from tts_jax.nn.image_autoencoder import ImageDecoder, ImageEncoder, by_frames
+from tts_jax.reference import refuse_others
 
 TEMPORAL_EPSILON = 1e-5  # of the group norms of the temporal half
 SPATIAL_SCALE = 0.18215  # small frames are the image autoencoder's latents times this
@@ -138,9 +139,7 @@ class OpenSoraVAEConfig:
 def _refuse_others(found: Mapping, fixed: Mapping) -> None:
     values = {name: found.get(name, value) for name, value in fixed.items()}
     values = {n: list(v) if isinstance(v, tuple) else v for n, v in values.items()}
-    odd = [f"{name}={values[name]!r}" for name, value in fixed.items() if values[name] != value]
-    if odd:
-        raise ValueError(f"unsupported settings of Open-Sora's VAE: {', '.join(odd)}")
+    refuse_others("settings of Open-Sora's VAE", values, fixed)
 
 
 def _read_halves(spatial: Mapping, temporal: Mapping) -> dict:
