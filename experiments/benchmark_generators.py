@@ -9,7 +9,7 @@ Prints, and writes to --output as JSON:
   float32, in this process with as many threads; and by how much their outputs differ. The originals
   are those of diffusers and transformers. Pyramid-Flow's own classes are in no package: without a
   history its denoisers compute what Flux and Stable Diffusion 3 do, and stand beside those; its
-  VAE stands alone.
+  VAE stands alone, and so does all of Open-Sora.
 - The processor time to compile a network of few layers and of many.
 - The memory that decoding a published video takes beside weights, input and output, whole and in
   pieces; as the compiler lays it out, with nothing allocated.

@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Callable
 
-from experiments.networks import cogvideox, pyramid_flow, text, wan
+from experiments.networks import cogvideox, latte, open_sora, pyramid_flow, text, wan
 from experiments.networks.pairs import Network
 
 SIZES = ("tiny", "mid")  # mid: about 100 million parameters
@@ -20,6 +20,12 @@ NETWORKS: dict[str, Callable[[str], Network]] = {
     "wan": wan.transformer,
     "wan_vae_encode": functools.partial(wan.vae, method="encode"),
     "wan_vae_decode": functools.partial(wan.vae, method="decode"),
+    "latte": latte.transformer,
+    "latte_vae_encode": functools.partial(latte.vae, method="encode"),
+    "latte_vae_decode": functools.partial(latte.vae, method="decode"),
+    "open_sora": open_sora.transformer,
+    "open_sora_vae_encode": functools.partial(open_sora.vae, method="encode"),
+    "open_sora_vae_decode": functools.partial(open_sora.vae, method="decode"),
     "t5": text.t5,
     "umt5": text.umt5,
     "clip_text": text.clip_text,
@@ -28,7 +34,7 @@ NETWORKS: dict[str, Callable[[str], Network]] = {
 
 def layered(layers: int) -> dict[str, Network]:
     """Abstract networks of so many layers, narrow: their width hardly matters to the compiler."""
-    families = pyramid_flow, cogvideox, wan, text
+    families = pyramid_flow, cogvideox, wan, latte, open_sora, text
     return {name: own for family in families for name, own in family.layered(layers).items()}
 
 

@@ -49,6 +49,13 @@ def abstract(model: Callable, config, call: Callable, *inputs) -> Network:
     return Network(*abstract_params(model, config), call, inputs)
 
 
+def alone(model: Callable, config, call: Callable, *inputs: np.ndarray) -> Network:
+    """Our network of a config with random weights, without an original."""
+    graph, like = abstract_params(model, config)
+    params = jax.tree.map(lambda leaf: jnp.asarray(draw(*leaf.shape)) * leaf.size**-0.5, like)
+    return Network(graph, params, call, tuple(map(jnp.asarray, inputs)))
+
+
 def apply(model: nnx.Module, *inputs):
     """The call of a module that takes the inputs as they are."""
     return model(*inputs)

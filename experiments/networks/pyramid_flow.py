@@ -5,13 +5,11 @@ Its own classes are in no package. Without a history its denoisers compute what 
 
 from collections.abc import Sequence
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from converters.pyramid_flow import FLUX_RULES, mmdit_rules
-from experiments.networks.pairs import Network, abstract, draw, paired, randomise, spec
-from tts_jax.checkpoints import abstract_params
+from experiments.networks.pairs import Network, abstract, alone, draw, paired, randomise, spec
 from tts_jax.generators.pyramid_flow.mmdit import MMDiT, MMDiTConfig
 from tts_jax.generators.pyramid_flow.transformer import Transformer, TransformerConfig
 from tts_jax.generators.pyramid_flow.vae import CausalVideoVAE, VAEConfig
@@ -141,11 +139,10 @@ def vae(size: str, *, method: str) -> Network:
         decoder_temporal_up=resampled,
         decoder_groups=min(channels[0], 32),
     )
-    graph, like = abstract_params(CausalVideoVAE, config)
-    params = jax.tree.map(lambda leaf: jnp.asarray(draw(*leaf.shape)) * leaf.size**-0.5, like)
     shape = (2, side, side, 16) if method == "decode" else (9, 8 * side, 8 * side, 3)
-    inputs = (jnp.asarray(draw(1, *shape)),)
-    return Network(graph, params, lambda model, x: getattr(model, method)(x), inputs)
+    return alone(
+        CausalVideoVAE, config, lambda model, x: getattr(model, method)(x), draw(1, *shape)
+    )
 
 
 def layered(layers: int) -> dict[str, Network]:

@@ -32,7 +32,9 @@ def test_every_network_computes_what_its_original_does(tmp_path, capsys):
     speed = json.loads(path.read_text())["speed"]
     assert set(speed) == set(benchmark.NETWORKS)
     alone = {name for name, sizes in speed.items() if "original" not in sizes["tiny"]}
-    assert alone == {"pyramid_flow_vae_encode", "pyramid_flow_vae_decode"}
+    halves = "encode", "decode"
+    vaes = {f"{n}_vae_{half}" for n in ("pyramid_flow", "open_sora") for half in halves}
+    assert alone == {"open_sora"} | vaes
     for name in set(speed) - alone:
         found = speed[name]["tiny"]
         assert found["error"] <= 1e-4, name

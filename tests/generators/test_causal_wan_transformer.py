@@ -87,8 +87,11 @@ def test_text_is_read_as_recorded(model, recorded, config):
 
 def check_cache(recorded, prefix, layers, keys_values):
     """Keys and values of the first sample, as far as they were recorded."""
+    keys, values = keys_values
+    halves = jnp.split(keys, 2, axis=-1)  # recorded are pairs of channels, one of each half
+    pairs = jnp.stack(halves, axis=-1).reshape(keys.shape)
     for layer in range(layers):
-        for name, found in zip("kv", keys_values, strict=True):
+        for name, found in zip("kv", (pairs, values), strict=True):
             if (wanted := recorded.get(f"{prefix}.layer{layer}.{name}")) is not None:
                 np.testing.assert_allclose(found[layer, :1], wanted, **TOLERANCE)
 

@@ -87,6 +87,19 @@ def test_parts_of_keys_by_the_kernel_are_attention_over_all(inputs, monkeypatch)
     np.testing.assert_allclose(found, attend(q, *parts[1][:2]), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("ends", [True, False])
+def test_parts_of_a_mask_by_tokens_are_the_whole_of_it(inputs, ends, monkeypatch):
+    monkeypatch.setattr(attention, "TILE_Q", 128)
+    monkeypatch.setattr(attention, "TILE_K", 128)
+    (q, k, v), mask = inputs, token_mask(ends)
+    masks = mask.of_keys(0, 140), mask.of_keys(140, 200)
+    pairs = jnp.concatenate([own.pairs() for own in masks], axis=-1)
+    assert (pairs == mask.pairs()).all() and not masks[1].pairs().any(-1).all()
+    parts = [(k[:, :140], v[:, :140], masks[0]), (k[:, 140:], v[:, 140:], masks[1])]
+    found = attend_in_parts(q, parts, implementation="splash")
+    np.testing.assert_allclose(found, attend(q, k, v, mask), rtol=1e-5, atol=1e-5)
+
+
 def test_siblings_on_tpu_hold_the_keys_that_they_share_once():
     _, devices = chips.tpu_devices("v5e:2x2")
     alone = jax.sharding.SingleDeviceSharding(devices[0])

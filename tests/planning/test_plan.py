@@ -66,6 +66,22 @@ def test_a_model_axis_divides_what_each_chip_holds(planned, tmp_path):
     assert advance[1] == pytest.approx([flops / 4 for flops in advance[0]], rel=0.05)
 
 
+def test_a_plan_of_memory_alone_has_no_seconds_of_the_compiler(planned, tmp_path):
+    options = ("--config.search.branches=6", "--only=flicker", "--memory_only")
+    assert run(*LINEAR, *options, f"--output={tmp_path}") == 0
+    whole, quick = (
+        next(
+            p
+            for p in json.loads((f / "plan.json").read_text())["programs"]
+            if "flicker" in p["name"]
+        )
+        for f in (planned, tmp_path)
+    )
+    assert quick["compiled"] and quick["fits"] and "compiler_seconds" not in quick
+    assert quick["peak"] == pytest.approx(whole["peak"], rel=0.05)
+    assert quick["seconds"] == quick["roofline_seconds"]
+
+
 def test_a_plan_prices_searches_of_every_size(planned):
     searches = json.loads((planned / "plan.json").read_text())["searches"]
     costs = [searches[f"random_linear, N={n}"]["device_seconds"] for n in (1, 2, 4, 8, 16, 32)]

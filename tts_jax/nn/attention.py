@@ -25,7 +25,7 @@ BLOCK_LOGITS = 2**24  # of a block in `attend_in_parts`, which siblings multiply
 LONG = 4096
 # The most queries and keys that the kernel on TPU works on at once, and what they are multiples of.
 # It is chosen for `LANES` queries and `TILE_K` keys or more.
-TILE_Q, TILE_K, LANES = 512, 1024, 128
+TILE_Q, TILE_K, LANES = 1024, 1024, 128
 MODEL = "model"  # the mesh axis over which heads are divided
 
 _PLATFORM: ContextVar[str | None] = ContextVar("platform", default=None)
@@ -44,6 +44,11 @@ class TokenMask(NamedTuple):
     ends: Array | None
     query_groups: Array
     key_groups: Array
+
+    def of_keys(self, first: int, last: int) -> "TokenMask":
+        """The mask of the same queries and the keys from `first` up to `last`."""
+        ends = None if self.ends is None else self.ends - first
+        return TokenMask(ends, self.query_groups, self.key_groups[:, first:last])
 
     def pairs(self) -> Array:
         """The mask of every query and key, bool [B, L_q, L_k]."""
@@ -137,7 +142,7 @@ def attend(
 
 def attend_in_parts(
     q: Array,
-    parts: Sequence[tuple[Array, Array, Array | None]],
+    parts: Sequence[tuple[Array, Array, Mask]],
     *,
     implementation: str = "blocks",
 ) -> Array:
@@ -149,7 +154,7 @@ def attend_in_parts(
     Args:
       q: queries, [B, L_q, N, K].
       parts: of each, keys [B, L_k, N, K], values like them, and which keys are there: bool [L_k],
-        or None for all.
+        or None for all. "splash" also takes a `TokenMask`; in some part every query sees a key.
       implementation: as of `attend`. "splash", which "auto" takes where it would for every part,
         does the parts one after the other and joins results; all others are "blocks", which do some
         queries at a time.
@@ -161,12 +166,18 @@ def attend_in_parts(
       ValueError: an unknown implementation.
     """
     check(implementation)
-    chosen = {_choose(q, k) if implementation == "auto" else implementation for k, _, _ in parts}
-    if chosen == {"splash"}:
+    if by_kernel(q, [k for k, _, _ in parts], implementation):
         return _join(*zip(*(_attend_splash_part(q, *part) for part in parts), strict=True))
     keys = sum(k.shape[1] for k, _, _ in parts)
     rows = max(1, min(BLOCK, BLOCK_LOGITS // (q.shape[2] * keys)))
     return _in_blocks(q, rows, lambda block: _attend_parts(block, parts))
+
+
+def by_kernel(q: Array, keys: Sequence[Array], implementation: str) -> bool:
+    """Whether `attend_in_parts` does parts with these keys by the kernel on TPU."""
+    return {_choose(q, k) if implementation == "auto" else implementation for k in keys} == {
+        "splash"
+    }
 
 
 def _attend_parts(q: Array, parts: Sequence[tuple[Array, Array, Array | None]]) -> Array:
@@ -238,15 +249,16 @@ def attend_by_frames(
     return jnp.concatenate([group(*ends) for ends in itertools.pairwise(starts)], axis=1)
 
 
-def _platform() -> str:
+def platform() -> str:
+    """For what programs are traced; see `on_platform`."""
     return _PLATFORM.get() or jax.default_backend()
 
 
 def _choose(q: Array, k: Array) -> str:
     if q.dtype.itemsize == 2:
-        if _platform() == "gpu":
+        if platform() == "gpu":
             return "cudnn"
-        if _platform() == "tpu" and q.shape[1] >= LANES and k.shape[1] >= TILE_K:
+        if platform() == "tpu" and q.shape[1] >= LANES and k.shape[1] >= TILE_K:
             if q.shape[2] % _divided().get(MODEL, 1) == 0:
                 return "splash"
     return "blocks" if q.shape[1] > LONG else "xla"
@@ -275,7 +287,7 @@ def _attend_splash(q: Array, k: Array, v: Array, mask: Mask) -> Array:
     return _with_heads_divided(_splash, q, k, v, mask)
 
 
-def _attend_splash_part(q: Array, k: Array, v: Array, there: Array | None) -> tuple[Array, Array]:
+def _attend_splash_part(q: Array, k: Array, v: Array, there: Mask) -> tuple[Array, Array]:
     """Attention over one part, and the logarithms of its sums; as of `_join`."""
     return _with_heads_divided(_splash_part, q, k, v, there)
 
@@ -328,7 +340,7 @@ class _Kernel:
             block_sizes=splash.BlockSizes(block_q=tiles[0], block_kv=tiles[1], **layouts),
             head_shards=1,
             q_seq_shards=1,
-            interpret=_platform() != "tpu",
+            interpret=platform() != "tpu",
         )
 
     def arrays(self, q: Array, k: Array, v: Array) -> list[Array]:
@@ -349,6 +361,14 @@ class _Kernel:
         full = self.splash.FullMask((self.rows, self.columns))
         mask = self.splash.MultiHeadMask([full] * heads)
         return self.splash.make_splash_mha(mask, **self.options, **options)
+
+    def set_ends(self, kernel, mask: TokenMask | None) -> None:
+        """Has a kernel stop at the last key of every query."""
+        if mask is None or mask.ends is None:
+            return
+        ends = jnp.pad(mask.ends.astype(jnp.int32), (0, self.rows - self.queries))
+        kernel.fwd_mask_info = kernel.fwd_mask_info._replace(q_sequence=ends)
+        kernel.kwargs["mask_function"] = _see_before
 
     def segments(self, batch: int, mask: TokenMask | None):
         """Groups of queries and keys; what fills the last tile is in a group of its own."""
@@ -376,10 +396,12 @@ def _run(kernel: Callable, *args):
         return kernel(*args)
 
 
-def _splash_part(q: Array, k: Array, v: Array, there: Array | None) -> tuple[Array, Array]:
+def _splash_part(q: Array, k: Array, v: Array, mask: Mask) -> tuple[Array, Array]:
     tiled = _Kernel(q.shape[1], k.shape[1])
     kernel = tiled.unmasked(q.shape[2], save_residuals=True)
-    mask = None if there is None else TokenMask(None, jnp.ones((1, q.shape[1]), bool), there[None])
+    if isinstance(mask, Array):
+        mask = TokenMask(None, jnp.ones((1, q.shape[1]), bool), mask[None])
+    tiled.set_ends(kernel, mask)
     run = jax.vmap(partial(_run, kernel))
     out, (logs,) = run(*tiled.arrays(q, k, v), tiled.segments(len(q), mask))
     return out.swapaxes(1, 2)[:, : q.shape[1]].astype(v.dtype), logs.swapaxes(1, 2)[:, : q.shape[1]]
@@ -391,10 +413,7 @@ def _splash(q: Array, k: Array, v: Array, mask: Mask) -> Array:
     args = tiled.arrays(q, k, v)
     if not isinstance(mask, Array):
         kernel = tiled.unmasked(q.shape[2])
-        if mask is not None and mask.ends is not None:
-            ends = jnp.pad(mask.ends.astype(jnp.int32), (0, tiled.rows - queries))
-            kernel.fwd_mask_info = kernel.fwd_mask_info._replace(q_sequence=ends)
-            kernel.kwargs["mask_function"] = _see_before
+        tiled.set_ends(kernel, mask)
         out = jax.vmap(partial(_run, kernel))(*args, tiled.segments(len(q), mask))
         return out.swapaxes(1, 2)[:, :queries].astype(v.dtype)
     padded = jnp.pad(mask, [(0, 0), (0, tiled.rows - queries), (0, tiled.columns - keys)])

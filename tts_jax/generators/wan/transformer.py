@@ -20,8 +20,8 @@ from flax import nnx
 from jax import Array
 
 from tts_jax.nn.attention import attend, attend_by_frames, attend_in_parts
-from tts_jax.nn.embeddings import frequencies, rotate_pairs, timestep_sinusoid
-from tts_jax.nn.linear import Linear
+from tts_jax.nn.embeddings import frequencies, rotate_halves, timestep_sinusoid
+from tts_jax.nn.linear import Linear, evens_first
 from tts_jax.nn.mlp import FeedForward
 from tts_jax.nn.norms import LayerNorm, RMSNorm
 from tts_jax.nn.sequence import by_sequence
@@ -155,7 +155,10 @@ class TransformerConfig:
 
 
 class KeysValues(NamedTuple):
-    """Keys, normalised and rotated, and values of every layer, [layers, B, L, N, K] each."""
+    """Keys, normalised, and values of every layer, [layers, B, L, N, K] each.
+
+    Keys of the video are rotated, their channels in the order of `evens_first`.
+    """
 
     keys: Array
     values: Array
@@ -262,21 +265,23 @@ class Attention(nnx.Module):
         self.k_norm = RMSNorm(width, eps=config.epsilon, rngs=rngs)
         self.heads = (config.heads, config.head_size)
 
-    def split(self, x: Array) -> Array:
-        """[B, L, D] -> [B, L, N, K]."""
-        return x.reshape(*x.shape[:2], *self.heads)
+    def queries(self, x: Array, rope: Rope | None = None) -> Array:
+        """[B, L, D] -> [B, L, N, K]; channels stand in the order of `evens_first` if rotated."""
+        return self._heads(self.q, self.q_norm, x, rope)
 
-    def queries(self, x: Array) -> Array:
-        """[B, L, D] -> [B, L, N, K]."""
-        return self.split(self.q_norm(self.q(x)))
-
-    def keys_values(self, x: Array) -> tuple[Array, Array]:
-        """[B, L, D] -> two [B, L, N, K]."""
-        return self.split(self.k_norm(self.k(x))), self.split(self.v(x))
+    def keys_values(self, x: Array, rope: Rope | None = None) -> tuple[Array, Array]:
+        """[B, L, D] -> two [B, L, N, K]; channels of keys as those of queries."""
+        return self._heads(self.k, self.k_norm, x, rope), self.v.to_heads(x, self.heads)
 
     def join(self, x: Array) -> Array:
         """[B, L, N, K] -> [B, L, D]."""
-        return self.out(x.reshape(*x.shape[:2], -1))
+        return self.out.from_heads(x)
+
+    def _heads(self, layer: Linear, norm: RMSNorm, x: Array, rope: Rope | None) -> Array:
+        if rope is None:
+            return norm.over_heads(layer.to_heads(x, self.heads))
+        layer, norm = (evens_first(own, self.heads[1]) for own in (layer, norm))
+        return rotate_halves(norm.over_heads(layer.to_heads(x, self.heads)), *rope)
 
 
 class Block(nnx.Module):
@@ -319,9 +324,8 @@ class Block(nnx.Module):
         shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = jnp.moveaxis(values, 2, 0)
         y = modulate(x, shift, scale, self.epsilon)
         with jax.named_scope("attention"):
-            q = rotate_pairs(self.self_attention.queries(y), *rope)
-            k, v = self.self_attention.keys_values(y)
-            k = rotate_pairs(k, *rope)
+            q = self.self_attention.queries(y, rope)
+            k, v = self.self_attention.keys_values(y, rope)
             if past is not None:
                 parts = [past, (k, v, None)]
                 y = attend_in_parts(q, parts, implementation=self.implementation)
