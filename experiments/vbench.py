@@ -636,6 +636,7 @@ def _keep_static(
 
     def look(path: Path) -> dict:
         video = _read(path, prompts)
+        networks["raft"].forget()
         try:
             return {"still": ask(is_static(video), video, networks)}
         except ValueError as error:
@@ -749,7 +750,9 @@ def _judge(
     networks: Networks,
     journal: Journal,
 ) -> None:
-    """Judges the files of a group in all dimensions that read them."""
+    """Judges the files of a group in all dimensions that read them, whatever was judged before."""
+    for network in networks.values():
+        network.forget()
     new = [
         (path, task.dimension)
         for path in group

@@ -327,3 +327,18 @@ def test_a_file_is_read_once_and_groups_change_no_score(suite, monkeypatch, size
     assert vbench.evaluate(files, prompts, NAMES, networks, recorded).results == apart
     assert seen == files
     assert rows == ([4, 4, 4] if size == 1 else [12])
+
+
+def test_a_group_goes_through_networks_in_sizes_of_its_own(suite, monkeypatch):
+    """Or bytes would depend on who judged what before."""
+    files, prompts, recorded = suite
+    prompts, sizes = vbench.Prompts(one=PROMPT), []
+    monkeypatch.setattr(vbench, "GROUP_BYTES", 2 * media.read_video(files[0])[0].nbytes)
+
+    def call(x):
+        sizes.append(len(x))
+        return mean(x)
+
+    networks = {"dino": Network(call, 32)}
+    vbench.evaluate(files, prompts, ["subject_consistency"], networks, recorded)
+    assert sizes == [8, 4]  # and not 8 again
