@@ -34,18 +34,22 @@ model of your own is asked for, --detectors=objects=PACKAGE.MODULE:NAME, which i
 
 Writes eval_results.json in VBench's own form, and table.md and table.json, which also say what is
 not computed and why. A score on custom input is none of the leaderboard's. The same command goes on
-after a kill with what journal.jsonl does not have. Of videos that are made, these are in base/ and
-searched/, the files in videos/, and comparison.md and comparison.json set the two side by side.
+after a kill with what journal/ does not have; its processes share the files. Of videos that are
+made, these are in base/ and searched/, the files in videos/, and comparison.md and comparison.json
+set the two side by side.
 
 Stand-ins without weights, named proxy_*, are measured where --dimensions names them: they are in
 the tables only, and enter none of the final scores.
 """
 
+import contextlib
 import functools
 import hashlib
 import json
+import math
+import shutil
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -56,6 +60,7 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments import cli, processes, suite, suite_report
+from experiments.journal import Journal, claim
 from experiments.runs import to_json
 from tts_jax import media
 from tts_jax.evaluation.vbench import rules, sampling
@@ -78,6 +83,7 @@ from tts_jax.report.progress import Bar
 
 MEASURES = {**DIMENSIONS, **STAND_INS}
 FLICKERING = "temporal_flickering"
+UNIT_FILES = 8  # that one process takes at a time
 GROUP_BYTES = 1 << 24  # of frames that are judged together; networks' inputs take some tens of that
 
 
@@ -169,14 +175,20 @@ class Prompts:
 def main(options: flags.FlagValues) -> None:
     """Runs the program, in one process or many."""
     cli.use_compilation_cache()
-    if options.videos is None:
-        with processes.job(options) as team:
+    with processes.job(options) as team:
+        if options.videos is None:
             _make_and_compare(options, team)
-        return
+        else:
+            _score_folder(options, team)
+
+
+def _score_folder(options: flags.FlagValues, team: processes.Team) -> None:
+    """The scores of given videos."""
     recorded = _recorded([options.detections] if options.detections else [{}])[0]
     prompts, networks = _prompts(options), _networks(options)
     models = networks, _detectors(options)
-    found = _score(options, prompts, *models, recorded, Path(options.videos), options.workdir)
+    workdir = Path(team.agree("workdir", options.workdir))
+    found = _score(options, team, prompts, *models, recorded, Path(options.videos), workdir)
     if not found.table["rows"]:
         raise cli.RunFault("no dimension could be computed; table.md says why")
 
@@ -214,13 +226,15 @@ def _make_and_compare(options: flags.FlagValues, team: processes.Team) -> None:
         raise KeyboardInterrupt(f"the same command with --workdir={workdir} goes on") from None
     if left:
         console.print(f"{left} videos are with other processes; the last one scores them")
-    if left or not team.leads:
+    if left:
         return
-    networks = _networks(options)
+    models = _networks(options), detectors
     found = {
-        role: _score(options, prompts, networks, detectors, own, folder / role, workdir / role)
+        role: _score(options, team, prompts, *models, own, folder / role, workdir / role)
         for role, own in recorded.items()
     }
+    if not team.leads:
+        return
     rows = suite.rows_of(table, wanted)
     report = suite_report.report(options.config, prompts.entries, rows, found)
     media.write_bytes(workdir / "comparison.json", to_json(report))
@@ -258,15 +272,16 @@ def _recorded(files: Sequence[str | Mapping]) -> list[Mapping]:
 
 def _score(
     options: flags.FlagValues,
+    team: processes.Team,
     prompts: Prompts,
     networks: Networks,
     detectors: Mapping[str, Named],
     recorded: Mapping,
     folder: Path,
-    workdir: Path | str,
+    workdir: Path,
 ) -> "Evaluation":
-    """Scores the videos of a folder and writes what is found."""
-    console, workdir = Console(highlight=False), Path(workdir)
+    """Scores the videos of a folder with the other processes; the first writes what is found."""
+    console = Console(highlight=False, quiet=not team.leads)
     chosen = _choose(options.dimensions, networks, _findable(recorded, detectors))
     try:
         files = sampling.find_videos(folder)
@@ -281,55 +296,28 @@ def _score(
         detectors=detectors,
         several_processes=options.several_processes,
         console=console,
-        journal=_open_journal(workdir, options),
+        journal=_open_journal(workdir, options, team),
     )
+    if team.leads:
+        _write(workdir, found, bool(detectors))
+        _print(console, found.table)
+        console.print(f"written to {workdir}")
+    team.wait(f"scores in {workdir}")
+    return found
+
+
+def _write(workdir: Path, found: "Evaluation", detected: bool) -> None:
     contents = {"eval_results": found.results, "table": found.table}
     for name, content in contents.items():
         text = json.dumps(content, indent=2) + "\n"
         media.write_bytes(workdir / f"{name}.json", text.encode())
-    if detectors:
+    if detected:
         text = json.dumps(found.recorded) + "\n"
         media.write_bytes(workdir / "detections.json", text.encode())
     media.write_bytes(workdir / "table.md", markdown(found.table).encode())
-    _print(console, found.table)
-    console.print(f"written to {workdir}")
-    return found
 
 
-class Journal:
-    """What was found on files, so that a stopped run goes on; a changed file is looked at again."""
-
-    def __init__(self, path: Path | None = None):
-        """Reads what there is; a line cut short by a kill is dropped. None keeps nothing."""
-        self._path, self._known = path, {}
-        if path is not None and path.exists():
-            lines = [n for n in path.read_text("utf-8").splitlines(keepends=True) if n[-1] == "\n"]
-            path.write_text("".join(lines), "utf-8")
-            for line in map(json.loads, lines):
-                self._known[tuple(line["file"]), line["what"]] = line["found"]
-
-    def known(self, file: Path, what: str) -> bool:
-        """Whether something is known of a file."""
-        return (_stamp(file), what) in self._known
-
-    def find(self, file: Path, what: str, compute: Callable[[], object]) -> object:
-        """What is known of a file; what is not is computed, and kept."""
-        stamp = _stamp(file)
-        if (stamp, what) not in self._known:
-            found = self._known[stamp, what] = compute()
-            if self._path is not None:
-                with self._path.open("a", encoding="utf-8") as log:
-                    log.write(json.dumps({"file": stamp, "what": what, "found": found}) + "\n")
-        return self._known[stamp, what]
-
-
-def _stamp(file: Path) -> tuple[str, int, int]:
-    """What tells a file from a changed one."""
-    status = file.stat()
-    return file.name, status.st_size, status.st_mtime_ns
-
-
-def _open_journal(workdir: Path, options: flags.FlagValues) -> Journal:
+def _open_journal(workdir: Path, options: flags.FlagValues, team: processes.Team) -> Journal:
     """The journal of a run with the same networks, detections and prompts; of videos that the
     program makes itself, other ones begin anew."""
     settings = {"networks": sorted(options.networks), "prompt": options.prompt}
@@ -340,15 +328,16 @@ def _open_journal(workdir: Path, options: flags.FlagValues) -> Journal:
         found = [hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in paths if path]
         settings[name] = ",".join(found) or None
     path, text = workdir / "config.json", json.dumps(settings, indent=2) + "\n"
-    if path.exists() and path.read_text() != text:
-        if options.videos is not None:
-            raise cli.UsageError(
-                f"{workdir} holds scores with other networks, detections or prompts"
-            )
-        (workdir / "journal.jsonl").unlink(missing_ok=True)
     workdir.mkdir(parents=True, exist_ok=True)
-    media.write_bytes(path, text.encode())
-    return Journal(workdir / "journal.jsonl")
+    with claim(workdir, "config", wait=True):
+        if path.exists() and path.read_text() != text:
+            if options.videos is not None:
+                raise cli.UsageError(
+                    f"{workdir} holds scores with other networks, detections or prompts"
+                )
+            shutil.rmtree(workdir / "journal", ignore_errors=True)
+        media.write_bytes(path, text.encode())
+        return Journal(workdir, begin=team.index / team.count)
 
 
 def _named(options: flags.FlagValues, flag: str, form: str) -> dict[str, str]:
@@ -428,16 +417,36 @@ class Evaluation:
 
 @dataclass
 class _Task:
-    """A dimension and the files it reads."""
+    """A dimension and the files it reads.
+
+    Attributes:
+      dimension, label, files: what reads them, its name in the results, and they.
+      remarks: what is to be said of the score.
+      whole: whether the files are all of the dimension's suite.
+      stop: the first known place among all files where the dimension fails; none after it counts.
+      judged: the files up to there; then what was found on them.
+    """
 
     dimension: Dimension
     label: str
     files: list[Path]
     remarks: list[str] = field(default_factory=list)
     whole: bool = True
+    stop: float = math.inf
+    judged: list[Path] = field(default_factory=list)
     records: list[dict] = field(default_factory=list)
     verdicts: dict[str, rules.Verdict] = field(default_factory=dict)
     fault: str | None = None
+
+    def add(self, path: Path, entry: Mapping) -> None:
+        """Takes what was found on the next file."""
+        self.judged.append(path)
+        if "fault" in entry:
+            self.fault = entry["fault"]
+            return
+        verdict = self.verdicts[path.name] = rules.Verdict(**entry)
+        if verdict.record is not None:
+            self.records.append({"video_path": str(path), **verdict.record})
 
 
 def evaluate(
@@ -484,11 +493,27 @@ def evaluate(
         for path in task.files:
             readers[path].append(task)
     with Bar(console or Console(quiet=True), len(files)) as bar:
-        done = 0
-        for group in _groups(readers, prompts, seen, journal):
-            _judge(group, readers, networks, journal)
-            done += len(group)
-            bar.update(done, list(group)[-1].name)
+        over = set()
+
+        def done(unit: Mapping[Path, Sequence[_Task]]) -> bool:
+            return not any(
+                _open_tasks(path, tasks, places, journal) for path, tasks in unit.items()
+            )
+
+        def make(unit: Mapping[Path, Sequence[_Task]]) -> None:
+            for group in _groups(unit, places, prompts, seen, journal):
+                _judge(group, unit, places, networks, journal)
+                journal.keep()
+                over.update(group)
+                bar.update(len(over), list(group)[-1].name)
+
+        places = {path: place for place, path in enumerate(files)}
+        journal.work(_units(readers), done, make)
+        bar.update(len(files), "all files")
+    for path, tasks_of in readers.items():
+        for task in tasks_of:
+            if task.fault is None:
+                task.add(path, journal.of(path, task.dimension.name))
     rows, results, values = [], {}, {}
     for task in tasks:
         try:
@@ -542,16 +567,18 @@ class _Seen:
             except DetectorFault as error:
                 raise cli.RunFault(str(error)) from error
 
-        return self.journal.find(path, kind, detect)
+        found = self.journal.find(path, kind, detect)
+        self.journal.keep()
+        return found
 
     def all_of(self, tasks: Sequence["_Task"]) -> dict[str, dict[str, list]]:
         """What is recorded, and what was detected of the files of tasks."""
         found = {kind: dict(self.recorded[kind]) for kind in RECORDED if kind in self.recorded}
         for task in tasks:
             kind = task.dimension.recorded
-            for path in task.files if kind is not None else ():
-                if path.name not in found[kind] and self.journal.known(path, kind):
-                    found[kind][path.name] = self.journal.find(path, kind, None)
+            for path in task.judged if kind is not None else ():
+                if path.name not in found[kind]:
+                    found[kind][path.name] = self.journal.of(path, kind)
         return {kind: dict(sorted(videos.items())) for kind, videos in found.items()}
 
 
@@ -607,13 +634,43 @@ def _keep_static(
 ) -> None:
     """Leaves the static files of the candidates to temporal flickering."""
 
+    def look(path: Path) -> dict:
+        video = _read(path, prompts)
+        networks["raft"].forget()
+        try:
+            return {"still": ask(is_static(video), video, networks)}
+        except ValueError as error:
+            return {"fault": str(error)}
+
     def keep(path: Path) -> bool:
-        def still() -> bool:
-            video = _read(path, prompts)
-            return ask(is_static(video), video, networks)
+        found = journal.find(path, "static", functools.partial(look, path))
+        journal.keep()
+        if "fault" in found:
+            raise ValueError(found["fault"])
+        return found["still"]
 
-        return journal.find(path, "static", still)
+    def keep_known(path: Path) -> bool:
+        if not journal.known(path, "static"):
+            raise LookupError
+        return keep(path)
 
+    def done(candidates: Sequence[Path]) -> bool:
+        with contextlib.suppress(ValueError):
+            try:
+                sampling.choose_static(candidates, keep_known)
+            except LookupError:
+                return False
+        return True
+
+    def make(candidates: Sequence[Path]) -> None:
+        with contextlib.suppress(ValueError):
+            sampling.choose_static(candidates, keep)
+
+    by_prompt = {}
+    for path in task.files:
+        by_prompt.setdefault(sampling.prompt_of(path), []).append(path)
+    units = {f"static-{i:05d}": paths for i, paths in enumerate(by_prompt.values())}
+    journal.work(units, done, make)
     try:
         kept = sampling.choose_static(task.files, keep)
     except ValueError as error:
@@ -640,8 +697,34 @@ def _read(
     return Video(path.name, frames, fps, prompt, prompts.info(prompt), found)
 
 
+Readers = Mapping[Path, Sequence[_Task]]  # what reads each file
+
+
+def _units(readers: Readers) -> dict[str, Readers]:
+    """Files that one process judges, whatever the number of processes, so that bytes are alike."""
+    pairs = list(readers.items())
+    starts = range(0, len(pairs), UNIT_FILES)
+    return {f"{n // UNIT_FILES:05d}": dict(pairs[n : n + UNIT_FILES]) for n in starts}
+
+
+def _open_tasks(
+    path: Path, tasks: Sequence[_Task], places: Mapping[Path, int], journal: Journal
+) -> list[_Task]:
+    """The tasks for which a file is still to be judged: not those that failed before it."""
+    for task in tasks:
+        if journal.known(path, task.dimension.name):
+            if "fault" in journal.of(path, task.dimension.name):
+                task.stop = min(task.stop, places[path])
+    return [
+        task
+        for task in tasks
+        if places[path] < task.stop and not journal.known(path, task.dimension.name)
+    ]
+
+
 def _groups(
-    readers: Mapping[Path, Sequence[_Task]],
+    readers: Readers,
+    places: Mapping[Path, int],
     prompts: Prompts,
     seen: _Seen,
     journal: Journal,
@@ -649,12 +732,8 @@ def _groups(
     """Files that are judged together, each read once, and not at all where nothing is to judge."""
     group, size = {}, 0
     for path, tasks in readers.items():
-        wanted = [
-            task.dimension
-            for task in tasks
-            if task.fault is None and not journal.known(path, task.dimension.name)
-        ]
-        kinds = {d.recorded for d in wanted} - {None}
+        wanted = [task.dimension for task in _open_tasks(path, tasks, places, journal)]
+        kinds = {dimension.recorded for dimension in wanted} - {None}
         group[path] = _read(path, prompts, seen, sorted(kinds)) if wanted else None
         size += group[path].frames.nbytes if wanted else 0
         if size >= GROUP_BYTES:
@@ -666,28 +745,23 @@ def _groups(
 
 def _judge(
     group: Mapping[Path, Video | None],
-    readers: Mapping[Path, Sequence[_Task]],
+    readers: Readers,
+    places: Mapping[Path, int],
     networks: Networks,
     journal: Journal,
 ) -> None:
-    """Judges the files of a group in all dimensions that read them."""
-    todo = [(path, task) for path in group for task in readers[path] if task.fault is None]
-    new = [(p, t.dimension) for p, t in todo if not journal.known(p, t.dimension.name)]
+    """Judges the files of a group in all dimensions that read them, whatever was judged before."""
+    for network in networks.values():
+        network.forget()
+    new = [
+        (path, task.dimension)
+        for path in group
+        for task in _open_tasks(path, readers[path], places, journal)
+    ]
     askings = [(dimension.asking(group[path], networks), group[path]) for path, dimension in new]
     answers = zip(new, ask_all(askings, networks), strict=True)
-    found = {(path, dimension.name): answer for (path, dimension), answer in answers}
-    for path, task in todo:
-        if task.fault is not None:
-            continue
-        what = task.dimension.name
-        entry = journal.find(path, what, functools.partial(_entry, found.get((path, what))))
-        if "fault" in entry:
-            task.fault = entry["fault"]
-            continue
-        verdict = rules.Verdict(**entry)
-        task.verdicts[path.name] = verdict
-        if verdict.record is not None:
-            task.records.append({"video_path": str(path), **verdict.record})
+    for (path, dimension), answer in answers:
+        journal.find(path, dimension.name, functools.partial(_entry, answer))
 
 
 def _entry(found: rules.Verdict | ValueError) -> dict:

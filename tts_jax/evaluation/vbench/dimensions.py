@@ -85,6 +85,10 @@ class Network:
                 parts = [np.concatenate([x, np.repeat(x[-1:], rest, 0)]) for x in parts]
             yield np.asarray(self.call(*parts))[:count]
 
+    def forget(self) -> None:
+        """Sizes of earlier calls, so that what follows is the same without them."""
+        self._sizes.clear()
+
     def _rows(self, arrays: Sequence[np.ndarray]) -> int:
         """Of one call."""
         count, most = len(arrays[0]), self.at_once
