@@ -24,7 +24,8 @@ BLOCK = 512  # queries of a block
 BLOCK_LOGITS = 2**24  # of a block in `attend_in_parts`, which siblings multiply
 LONG = 4096
 # The most queries and keys that the kernel on TPU works on at once, and what they are multiples of.
-# It is chosen for `LANES` queries and `TILE_K` keys or more.
+# It is chosen for `LANES` queries and half a tile of keys or more, a whole tile if a mask of pairs
+# has to be read.
 TILE_Q, TILE_K, LANES = 512, 1024, 128
 MODEL = "model"  # the mesh axis over which heads are divided
 
@@ -104,8 +105,8 @@ def attend(
         queries at a time, so that the logits of long sequences fit into memory), "cudnn" (fused,
         GPU, 16-bit inputs only), "splash" (fused, a Pallas kernel for TPU; slowly interpreted
         elsewhere), or "auto": a fused one where there is one for the platform, 16-bit inputs and,
-        on TPU, `LANES` queries and `TILE_K` keys or more; otherwise "blocks" where there are more
-        than `LONG` queries and "xla" where there are not.
+        on TPU, `LANES` queries and half of `TILE_K` keys or more (all of it with a mask of pairs);
+        otherwise "blocks" where there are more than `LONG` queries and "xla" where there are not.
 
     Returns:
       [B, L_q, N, K] in the dtype of `v`.
@@ -118,7 +119,7 @@ def attend(
         whole = partial(attend, implementation=implementation)
         return over_heads(whole, q, k, v, mask, axes)
     if implementation == "auto":
-        implementation = _choose(q, k)
+        implementation = _choose(q, k, mask)
     if implementation == "splash":
         return _attend_splash(q, k, v, mask)
     if implementation == "blocks":
@@ -242,11 +243,12 @@ def _platform() -> str:
     return _PLATFORM.get() or jax.default_backend()
 
 
-def _choose(q: Array, k: Array) -> str:
+def _choose(q: Array, k: Array, mask: Mask = None) -> str:
     if q.dtype.itemsize == 2:
         if _platform() == "gpu":
             return "cudnn"
-        if _platform() == "tpu" and q.shape[1] >= LANES and k.shape[1] >= TILE_K:
+        fewest = TILE_K if isinstance(mask, Array) else TILE_K // 2
+        if _platform() == "tpu" and q.shape[1] >= LANES and k.shape[1] >= fewest:
             if q.shape[2] % _divided().get(MODEL, 1) == 0:
                 return "splash"
     return "blocks" if q.shape[1] > LONG else "xla"
@@ -312,9 +314,14 @@ def _see_before(ends: Array, keys: Array) -> Array:
 
 
 class _Kernel:
-    """The kernel for some queries and keys: how they are cut into tiles, and what else it takes."""
+    """The kernel for some queries and keys: how they are cut into tiles, and what else it takes.
 
-    def __init__(self, queries: int, keys: int):
+    Tokens are the last axis of what it reads, which is also how the compiler lays out what was made
+    just before: see `Linear.to_heads`. Keys and values that are `kept` lie in memory with channels
+    last, and to turn them would take a pass over all of them at every call.
+    """
+
+    def __init__(self, queries: int, keys: int, *, kept: bool = False):
         from jax.experimental.pallas.ops.tpu import splash_attention as splash
 
         self.splash, self.queries, self.keys = splash, queries, keys
@@ -322,10 +329,16 @@ class _Kernel:
         self.rows, self.columns = (
             -(-n // t) * t for n, t in zip((queries, keys), tiles, strict=True)
         )
-        # Tokens last is also how the compiler lays out what comes before: see `Linear.to_heads`.
-        layouts = dict.fromkeys(("q_layout", "k_layout", "v_layout"), splash.QKVLayout.SEQ_MINOR)
+        tokens, channels = splash.QKVLayout.SEQ_MINOR, splash.QKVLayout.HEAD_DIM_MINOR
+        last = channels if kept else tokens
         self.options = dict(
-            block_sizes=splash.BlockSizes(block_q=tiles[0], block_kv=tiles[1], **layouts),
+            block_sizes=splash.BlockSizes(
+                block_q=tiles[0],
+                block_kv=tiles[1],
+                q_layout=tokens,
+                k_layout=last,
+                v_layout=last,
+            ),
             head_shards=1,
             q_seq_shards=1,
             interpret=_platform() != "tpu",
@@ -377,7 +390,7 @@ def _run(kernel: Callable, *args):
 
 
 def _splash_part(q: Array, k: Array, v: Array, there: Array | None) -> tuple[Array, Array]:
-    tiled = _Kernel(q.shape[1], k.shape[1])
+    tiled = _Kernel(q.shape[1], k.shape[1], kept=True)
     kernel = tiled.unmasked(q.shape[2], save_residuals=True)
     mask = None if there is None else TokenMask(None, jnp.ones((1, q.shape[1]), bool), there[None])
     run = jax.vmap(partial(_run, kernel))
