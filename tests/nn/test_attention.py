@@ -132,14 +132,19 @@ def test_frames_see_frames_as_by_a_mask_of_tokens(inputs):
 
 
 def test_auto_takes_what_the_platform_has(inputs, monkeypatch):
-    def chosen(platform, dtype, heads=1):
+    def chosen(platform, dtype, heads=1, mask=None):
         monkeypatch.setattr(attention, "_divided", lambda: {"model": heads})
         with attention.on_platform(platform):
-            return attention._choose(*(x.astype(dtype) for x in inputs[:2]))
+            return attention._choose(*(x.astype(dtype) for x in inputs[:2]), mask)
 
     assert chosen("tpu", jnp.bfloat16) == "xla"  # too short to gain
-    monkeypatch.setattr(attention, "TILE_K", 128)
-    assert chosen("tpu", jnp.bfloat16) == "splash"
+    monkeypatch.setattr(attention, "TILE_K", 402)
+    assert chosen("tpu", jnp.bfloat16) == "xla"  # 200 keys are less than half a tile
+    monkeypatch.setattr(attention, "TILE_K", 400)
+    assert chosen("tpu", jnp.bfloat16) == chosen("tpu", jnp.bfloat16, mask=token_mask()) == "splash"
+    assert chosen("tpu", jnp.bfloat16, mask=history_mask()) == "xla"
+    monkeypatch.setattr(attention, "TILE_K", 200)
+    assert chosen("tpu", jnp.bfloat16, mask=history_mask()) == "splash"
     assert chosen("tpu", jnp.bfloat16, heads=2) == "splash"
     assert chosen("tpu", jnp.bfloat16, heads=4) == "xla"  # two heads for four devices
     assert chosen("tpu", jnp.float32) == chosen("cpu", jnp.bfloat16) == "xla"

@@ -24,7 +24,8 @@ BLOCK = 512  # queries of a block
 BLOCK_LOGITS = 2**24  # of a block in `attend_in_parts`, which siblings multiply
 LONG = 4096
 # The most queries and keys that the kernel on TPU works on at once, and what they are multiples of.
-# It is chosen for `LANES` queries and `TILE_K` keys or more.
+# It is chosen for `LANES` queries and half a tile of keys or more, a whole tile if a mask of pairs
+# has to be read.
 TILE_Q, TILE_K, LANES = 1024, 1024, 128
 MODEL = "model"  # the mesh axis over which heads are divided
 
@@ -109,8 +110,8 @@ def attend(
         queries at a time, so that the logits of long sequences fit into memory), "cudnn" (fused,
         GPU, 16-bit inputs only), "splash" (fused, a Pallas kernel for TPU; slowly interpreted
         elsewhere), or "auto": a fused one where there is one for the platform, 16-bit inputs and,
-        on TPU, `LANES` queries and `TILE_K` keys or more; otherwise "blocks" where there are more
-        than `LONG` queries and "xla" where there are not.
+        on TPU, `LANES` queries and half of `TILE_K` keys or more (all of it with a mask of pairs);
+        otherwise "blocks" where there are more than `LONG` queries and "xla" where there are not.
 
     Returns:
       [B, L_q, N, K] in the dtype of `v`.
@@ -123,7 +124,7 @@ def attend(
         whole = partial(attend, implementation=implementation)
         return over_heads(whole, q, k, v, mask, axes)
     if implementation == "auto":
-        implementation = _choose(q, k)
+        implementation = _choose(q, k, mask)
     if implementation == "splash":
         return _attend_splash(q, k, v, mask)
     if implementation == "blocks":
@@ -145,6 +146,7 @@ def attend_in_parts(
     parts: Sequence[tuple[Array, Array, Mask]],
     *,
     implementation: str = "blocks",
+    kept: bool = False,
 ) -> Array:
     """Attention over keys and values that lie in several arrays, without joining these.
 
@@ -158,6 +160,8 @@ def attend_in_parts(
       implementation: as of `attend`. "splash", which "auto" takes where it would for every part,
         does the parts one after the other and joins results; all others are "blocks", which do some
         queries at a time.
+      kept: whether keys and values come from memory, as those of a cache do, and were not just
+        made; the kernel then takes them as they lie.
 
     Returns:
       [B, L_q, N, K] in the dtype of the values.
@@ -167,7 +171,9 @@ def attend_in_parts(
     """
     check(implementation)
     if by_kernel(q, [k for k, _, _ in parts], implementation):
-        return _join(*zip(*(_attend_splash_part(q, *part) for part in parts), strict=True))
+        kernel = partial(_splash_part, kept=kept)
+        found = (_with_heads_divided(kernel, q, *part) for part in parts)
+        return _join(*zip(*found, strict=True))
     keys = sum(k.shape[1] for k, _, _ in parts)
     rows = max(1, min(BLOCK, BLOCK_LOGITS // (q.shape[2] * keys)))
     return _in_blocks(q, rows, lambda block: _attend_parts(block, parts))
@@ -254,11 +260,12 @@ def platform() -> str:
     return _PLATFORM.get() or jax.default_backend()
 
 
-def _choose(q: Array, k: Array) -> str:
+def _choose(q: Array, k: Array, mask: Mask = None) -> str:
     if q.dtype.itemsize == 2:
         if platform() == "gpu":
             return "cudnn"
-        if platform() == "tpu" and q.shape[1] >= LANES and k.shape[1] >= TILE_K:
+        fewest = TILE_K if isinstance(mask, Array) else TILE_K // 2
+        if platform() == "tpu" and q.shape[1] >= LANES and k.shape[1] >= fewest:
             if q.shape[2] % _divided().get(MODEL, 1) == 0:
                 return "splash"
     return "blocks" if q.shape[1] > LONG else "xla"
@@ -285,11 +292,6 @@ def _attend_splash(q: Array, k: Array, v: Array, mask: Mask) -> Array:
     if isinstance(mask, Array):
         mask = jnp.broadcast_to(mask, (mask.shape[0], q.shape[1], k.shape[1]))
     return _with_heads_divided(_splash, q, k, v, mask)
-
-
-def _attend_splash_part(q: Array, k: Array, v: Array, there: Mask) -> tuple[Array, Array]:
-    """Attention over one part, and the logarithms of its sums; as of `_join`."""
-    return _with_heads_divided(_splash_part, q, k, v, there)
 
 
 def _with_heads_divided(kernel: Callable, q: Array, k: Array, v: Array, other: Mask):
@@ -324,9 +326,14 @@ def _see_before(ends: Array, keys: Array) -> Array:
 
 
 class _Kernel:
-    """The kernel for some queries and keys: how they are cut into tiles, and what else it takes."""
+    """The kernel for some queries and keys: how they are cut into tiles, and what else it takes.
 
-    def __init__(self, queries: int, keys: int):
+    Tokens are the last axis of what it reads, which is also how the compiler lays out what was made
+    just before: see `Linear.to_heads`. Keys and values that are `kept` lie in memory with channels
+    last, and to turn them would take a pass over all of them at every call.
+    """
+
+    def __init__(self, queries: int, keys: int, *, kept: bool = False):
         from jax.experimental.pallas.ops.tpu import splash_attention as splash
 
         self.splash, self.queries, self.keys = splash, queries, keys
@@ -334,10 +341,16 @@ class _Kernel:
         self.rows, self.columns = (
             -(-n // t) * t for n, t in zip((queries, keys), tiles, strict=True)
         )
-        # Tokens last is also how the compiler lays out what comes before: see `Linear.to_heads`.
-        layouts = dict.fromkeys(("q_layout", "k_layout", "v_layout"), splash.QKVLayout.SEQ_MINOR)
+        tokens, channels = splash.QKVLayout.SEQ_MINOR, splash.QKVLayout.HEAD_DIM_MINOR
+        last = channels if kept else tokens
         self.options = dict(
-            block_sizes=splash.BlockSizes(block_q=tiles[0], block_kv=tiles[1], **layouts),
+            block_sizes=splash.BlockSizes(
+                block_q=tiles[0],
+                block_kv=tiles[1],
+                q_layout=tokens,
+                k_layout=last,
+                v_layout=last,
+            ),
             head_shards=1,
             q_seq_shards=1,
             interpret=platform() != "tpu",
@@ -396,8 +409,8 @@ def _run(kernel: Callable, *args):
         return kernel(*args)
 
 
-def _splash_part(q: Array, k: Array, v: Array, mask: Mask) -> tuple[Array, Array]:
-    tiled = _Kernel(q.shape[1], k.shape[1])
+def _splash_part(q: Array, k: Array, v: Array, mask: Mask, *, kept: bool) -> tuple[Array, Array]:
+    tiled = _Kernel(q.shape[1], k.shape[1], kept=kept)
     kernel = tiled.unmasked(q.shape[2], save_residuals=True)
     if isinstance(mask, Array):
         mask = TokenMask(None, jnp.ones((1, q.shape[1]), bool), mask[None])
