@@ -258,7 +258,7 @@ def _choose(q: Array, k: Array) -> str:
         if _platform() == "gpu":
             return "cudnn"
         if _platform() == "tpu" and q.shape[1] >= LANES and k.shape[1] >= TILE_K:
-            if q.shape[2] % _divided().get(MODEL, 1) == 0:
+            if q.shape[2] >= _divided().get(MODEL, 1):
                 return "splash"
     return "blocks" if q.shape[1] > LONG else "xla"
 
@@ -294,11 +294,15 @@ def _attend_splash_part(q: Array, k: Array, v: Array, there: Mask) -> tuple[Arra
 def _with_heads_divided(kernel: Callable, q: Array, k: Array, v: Array, other: Mask):
     """Runs a kernel that the compiler cannot divide: each device has heads of its own.
 
-    Over other axes that are left to the compiler every device does the same.
+    Heads of zeros make them a multiple of the devices. Over other axes that are left to the
+    compiler every device does the same.
     """
     axes = _divided()
     if not axes:
         return kernel(q, k, v, other)
+    count = q.shape[2]
+    if missing := -count % axes.get(MODEL, 1):
+        q, k, v = (jnp.pad(x, [(0, 0), (0, 0), (0, missing), (0, 0)]) for x in (q, k, v))
     heads = PartitionSpec(None, None, MODEL if MODEL in axes else None)
     own = jax.shard_map(
         kernel,
@@ -307,7 +311,7 @@ def _with_heads_divided(kernel: Callable, q: Array, k: Array, v: Array, other: M
         axis_names=set(axes),
         check_vma=False,
     )
-    return own(q, k, v, other)
+    return jax.tree.map(lambda x: x[:, :, :count], own(q, k, v, other))
 
 
 def _tile(length: int, most: int) -> int:
