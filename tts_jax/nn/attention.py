@@ -266,7 +266,7 @@ def _choose(q: Array, k: Array, mask: Mask = None) -> str:
             return "cudnn"
         fewest = TILE_K if isinstance(mask, Array) else TILE_K // 2
         if platform() == "tpu" and q.shape[1] >= LANES and k.shape[1] >= fewest:
-            if q.shape[2] % _divided().get(MODEL, 1) == 0:
+            if q.shape[2] >= _divided().get(MODEL, 1):
                 return "splash"
     return "blocks" if q.shape[1] > LONG else "xla"
 
@@ -297,11 +297,15 @@ def _attend_splash(q: Array, k: Array, v: Array, mask: Mask) -> Array:
 def _with_heads_divided(kernel: Callable, q: Array, k: Array, v: Array, other: Mask):
     """Runs a kernel that the compiler cannot divide: each device has heads of its own.
 
-    Over other axes that are left to the compiler every device does the same.
+    Heads of zeros make them a multiple of the devices. Over other axes that are left to the
+    compiler every device does the same.
     """
     axes = _divided()
     if not axes:
         return kernel(q, k, v, other)
+    count = q.shape[2]
+    if missing := -count % axes.get(MODEL, 1):
+        q, k, v = (jnp.pad(x, [(0, 0), (0, 0), (0, missing), (0, 0)]) for x in (q, k, v))
     heads = PartitionSpec(None, None, MODEL if MODEL in axes else None)
     own = jax.shard_map(
         kernel,
@@ -310,7 +314,7 @@ def _with_heads_divided(kernel: Callable, q: Array, k: Array, v: Array, other: M
         axis_names=set(axes),
         check_vma=False,
     )
-    return own(q, k, v, other)
+    return jax.tree.map(lambda x: x[:, :, :count], own(q, k, v, other))
 
 
 def _tile(length: int, most: int) -> int:
