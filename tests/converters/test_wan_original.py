@@ -32,13 +32,17 @@ def published(golden, tmp_path, monkeypatch):
             save_file(tensors, root / f"{place}.safetensors")
         else:
             torch.save(tensors, root / place)
-    own = fields["transformer"]
-    text = fields["umt5"]["d_model"]
-    own["in_dim"] = own["out_dim"] = fields["vae"]["z_dim"]
-    own["text_dim"] = text
+    own, text, latents = fields["transformer"], fields["umt5"]["d_model"], fields["vae"]["z_dim"]
+    own |= {"in_dim": latents, "out_dim": latents, "text_dim": text}
     weights = root / f"{wan_original.DENOISER}.safetensors"
     tensors = load_file(weights)
-    tensors["text_embedding.0.weight"] = tensors["text_embedding.0.weight"][:, :text].contiguous()
+    for name, shape in (  # the three were recorded apart: their sizes need not agree
+        ("patch_embedding.weight", (own["dim"], latents, 1, 2, 2)),
+        ("head.head.weight", (4 * latents, own["dim"])),
+        ("head.head.bias", (4 * latents,)),
+        ("text_embedding.0.weight", (own["dim"], text)),
+    ):
+        tensors[name] = torch.from_numpy(np.resize(tensors[name].numpy(), shape))
     save_file(tensors, weights)
     (root / "config.json").write_text(json.dumps({"_class_name": "WanModel", **own}))
     pieces = [["<pad>", 0.0], ["</s>", 0.0], ["<unk>", 0.0], ["a", -1.0]]
