@@ -5,7 +5,9 @@ python -m experiments.benchmark_vbench --clips=32 --frames=8 --side=128 --repeti
 
 Prints, for random clips and for networks of random weights,
 - the time of all dimensions that ask networks, together and one dimension at a time, in one
-  process after compilation; and by how much their scores differ;
+  process after compilation; by how much their scores differ; and the ratio of the operations of
+  the networks, below which that of the times hardly falls: apart from the two dimensions that ask
+  ViCLIP the same, dimensions share no call of a network;
 - with --programs, the time of runs of experiments.vbench, which besides start, read the networks
   and compile, or find what they compiled in an earlier run;
 - with --towers, the time of the image towers of CLIP ViT-B/32 and DINO ViT-B/16 at their published
@@ -18,6 +20,7 @@ machine slows both sides, and not alike; it counts in seconds, but not in proces
 """
 
 import dataclasses
+import functools
 import json
 import math
 import os
@@ -25,6 +28,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -46,7 +50,8 @@ from experiments import cli, vbench
 from tts_jax import media
 from tts_jax.checkpoints import abstract_params, save_safetensors
 from tts_jax.evaluation.vbench import networks as published
-from tts_jax.evaluation.vbench.dimensions import DIMENSIONS
+from tts_jax.evaluation.vbench.dimensions import DIMENSIONS, OF_TEXTS, Networks
+from tts_jax.search.flops import count_flops
 from tts_jax.verifiers import EMBEDDED, load_verifier, save_verifier
 from tts_jax.verifiers.aesthetic import Aesthetic, AestheticConfig, HeadConfig
 from tts_jax.verifiers.clip import CLIP
@@ -177,7 +182,7 @@ def needed(names: Sequence[str], folders: Mapping[str, Path]) -> dict[str, Path]
 
 def measure(
     folders: Mapping[str, Path], videos: Path, sizes: Mapping, repetitions: int
-) -> tuple[dict[str, Times], float]:
+) -> tuple[dict[str, Times], dict[str, int], float]:
     """Times of all dimensions in one process, with networks read and compiled.
 
     Args:
@@ -187,34 +192,60 @@ def measure(
       repetitions: of which the fastest counts.
 
     Returns:
-      Times by what was done, and the largest difference between the scores.
+      Times and the operations of networks, by what was done, and the largest difference between the
+      scores.
     """
     with mock.patch.dict(published.PUBLISHED, sizes):
         networks = published.load_networks(folders)
     files, prompts = sorted(videos.iterdir()), vbench.Prompts(entries=[INFO])
 
-    def scores(names: Sequence[str]) -> dict[str, float]:
+    def scores(names: Sequence[str], networks: Networks) -> dict[str, float]:
         found = vbench.evaluate(files, prompts, names, networks, {})
         for name in set(names) - set(found.results):
             raise cli.RunFault(f"no score of {name}: {found.table['not_computed'][name]}")
         return {name: score for name, (score, _) in found.results.items()}
 
-    def apart() -> dict[str, float]:
-        return {name: score for one in ASKING for name, score in scores([one]).items()}
+    def apart(networks: Networks) -> dict[str, float]:
+        return {name: score for one in ASKING for name, score in scores([one], networks).items()}
 
-    def apart_by_video() -> dict[str, float]:
+    def apart_by_video(networks: Networks) -> dict[str, float]:
         with mock.patch.object(vbench, "GROUP_BYTES", 1):
-            return apart()
+            return apart(networks)
 
     runs = {
-        "together": lambda: scores(ASKING),
+        "together": functools.partial(scores, ASKING),
         "one dimension at a time": apart,
         "one dimension and one video at a time": apart_by_video,
     }
-    found = {what: run() for what, run in runs.items()}
+    operations = {what: Counter() for what in runs}
+    found = {what: run(_counting(networks, operations[what])) for what, run in runs.items()}
     whole = found["together"]
     difference = max(abs(one[n] - whole[n]) for one in found.values() for n in whole)
-    return _fastest(runs, repetitions), difference
+    timed = {what: functools.partial(run, networks) for what, run in runs.items()}
+    totals = {what: done.total() for what, done in operations.items()}
+    return _fastest(timed, repetitions), totals, difference
+
+
+def _counting(networks: Networks, done: Counter) -> Networks:
+    """Networks that note the operations of their calls; those of texts, a few calls, do not."""
+
+    def note(name: str) -> Callable:
+        call = networks[name].call
+
+        @functools.cache
+        def operations(*shapes: tuple[int, ...]) -> int:
+            return count_flops(call, *(jax.ShapeDtypeStruct(s, jnp.float32) for s in shapes))
+
+        def counted(*arrays: np.ndarray) -> np.ndarray:
+            done[name] += operations(*(x.shape for x in arrays))
+            return call(*arrays)
+
+        return counted
+
+    return {
+        name: network if name in OF_TEXTS else dataclasses.replace(network, call=note(name))
+        for name, network in networks.items()
+    }
 
 
 def measure_programs(
@@ -418,11 +449,17 @@ def main(values: flags.FlagValues) -> int:
             write_clips(root / "videos", values.clips, values.frames, values.side)
             shape = f"{values.clips} clips of {values.frames} frames of {values.side} pixels"
         if values.process:
-            times, difference = measure(folders, root / "videos", sizes, values.repetitions)
+            times, operations, difference = measure(
+                folders, root / "videos", sizes, values.repetitions
+            )
             table = Table(f"{len(ASKING)} dimensions", *COLUMNS, title=shape)
             for what, taken in times.items():
                 _row(table, what, times["together"], taken)
-            table.caption = f"largest difference of the scores: {difference:.1e}"
+            share = operations["together"] / operations["one dimension at a time"]
+            table.caption = (
+                f"ratio of the operations of the networks, together and one dimension at a time: "
+                f"{share:.3f}; largest difference of the scores: {difference:.1e}"
+            )
             console.print(table)
         if values.programs:
             runs = measure_programs(folders, root / "videos", root)

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -60,9 +61,9 @@ def test_all_dimensions_together_score_as_one_at_a_time(tmp_path, monkeypatch):
         "dino": Network(mean, 32),
         "clip_b32": Network(mean, 32),
         "aesthetic": Network(lambda x: mean(x).sum(-1), 32),
-        "viclip": Network(mean, 32),
+        "viclip": Network(lambda x: mean(x) @ jnp.eye(3), 32),
         "musiq": Network(lambda x: mean(x)[:, 0]),
-        "raft": Network(lambda first, second: np.abs(first - second)[..., :2]),
+        "raft": Network(lambda first, second: abs(first - second)[..., :2]),
         "amt": Network(lambda first, last: (first + last) / 2),
         "umt": Network(lambda x: mean(x)[:, :2], 32, labels=(benchmark.ACTION, "other")),
     }
@@ -70,8 +71,10 @@ def test_all_dimensions_together_score_as_one_at_a_time(tmp_path, monkeypatch):
         fake[name] = Network(lambda texts: np.tile([1.0, 0.5, 0.2], (len(texts), 1)))
     monkeypatch.setattr(published, "load_networks", lambda folders: fake)
     benchmark.write_clips(tmp_path / "videos", 2, 4, 128)
-    times, difference = benchmark.measure({}, tmp_path / "videos", {}, 1)
+    times, operations, difference = benchmark.measure({}, tmp_path / "videos", {}, 1)
     assert difference == 0 and len(times) == 3
+    assert operations["together"] == 2 * 2 * 3 * 3  # two videos through the one product
+    assert operations["one dimension at a time"] == 2 * operations["together"]
     assert all(taken.seconds > 0 for taken in times.values())
     broken = dataclasses.replace(fake["musiq"], call=lambda x: np.full(len(x), np.nan))
     fake["musiq"] = broken
