@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from experiments import vbench
+from experiments import scoring, vbench
 from experiments.journal import Journal
 from tests.experiments.test_sweep import HOLD, Killed
 from tests.experiments.test_vbench import EVERYTHING, NETWORKS, PROMPT, run, write_videos
@@ -87,8 +87,8 @@ def test_a_killed_unit_goes_on_and_a_changed_file_is_looked_at_again(files, tmp_
 def test_scores_are_the_same_whenever_the_program_was_killed(tmp_path, monkeypatch):
     for name, count in (("VIDEOS_PER_PROMPT", 2), ("STATIC_CANDIDATES", 3)):
         monkeypatch.setattr(sampling, name, count)
-    monkeypatch.setattr(vbench, "UNIT_FILES", 1)
-    monkeypatch.setattr(vbench, "GROUP_BYTES", 1)
+    monkeypatch.setattr(scoring, "UNIT_FILES", 1)
+    monkeypatch.setattr(scoring, "GROUP_BYTES", 1)
     monkeypatch.setattr(vbench, "load_networks", lambda _: NETWORKS)
     write_videos(tmp_path / "videos", sampling.suite_names([PROMPT], 3), 128, 136)
     (tmp_path / "info.json").write_text(json.dumps([EVERYTHING]))
