@@ -131,6 +131,9 @@ class _Task:
             self.records.append({"video_path": str(path), **verdict.record})
 
 
+Readers = Mapping[Path, Sequence[_Task]]  # what reads each file
+
+
 def evaluate(
     files: Sequence[Path],
     prompts: Prompts,
@@ -174,26 +177,24 @@ def evaluate(
     for task in tasks:
         for path in task.files:
             readers[path].append(task)
+    places = {path: place for place, path in enumerate(files)}
     with Bar(console or Console(quiet=True), len(files)) as bar:
         over = set()
 
-        def done(unit: Mapping[Path, Sequence[_Task]]) -> bool:
-            return not any(
-                _open_tasks(path, tasks, places, journal) for path, tasks in unit.items()
-            )
+        def done(unit: Readers) -> bool:
+            return not any(_open_tasks(path, own, places, journal) for path, own in unit.items())
 
-        def make(unit: Mapping[Path, Sequence[_Task]]) -> None:
+        def make(unit: Readers) -> None:
             for group in _groups(unit, places, prompts, seen, journal):
                 _judge(group, unit, places, networks, journal)
                 journal.keep()
                 over.update(group)
                 bar.update(len(over), list(group)[-1].name)
 
-        places = {path: place for place, path in enumerate(files)}
         journal.work(_units(readers), done, make)
         bar.update(len(files), "all files")
-    for path, tasks_of in readers.items():
-        for task in tasks_of:
+    for path, own in readers.items():
+        for task in own:
             if task.fault is None:
                 task.add(path, journal.of(path, task.dimension.name))
     rows, results, values = [], {}, {}
@@ -377,9 +378,6 @@ def _read(
     prompt = prompts.of(path)
     found = seen.of(path, kinds, frames) if seen is not None else {}
     return Video(path.name, frames, fps, prompt, prompts.info(prompt), found)
-
-
-Readers = Mapping[Path, Sequence[_Task]]  # what reads each file
 
 
 def _units(readers: Readers) -> dict[str, Readers]:

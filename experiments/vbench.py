@@ -168,8 +168,7 @@ def _make_and_compare(options: flags.FlagValues, team: processes.Team) -> None:
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"the same command with --workdir={workdir} goes on") from None
     if left:
-        console.print(f"{left} videos are with other processes; the last one scores them")
-    if left:
+        console.print(f"{left} videos are with other processes; those score them")
         return
     models = _networks(options), detectors
     found = {

@@ -58,15 +58,22 @@ def test_what_is_found_is_found_once_by_all(files, tmp_path):
 
 
 def test_a_unit_is_waited_for_and_taken_over_from_a_dead_process(files, tmp_path):
-    made, found = [], []
+    free = threading.Event()
+
+    class Made(list):
+        def append(self, name):
+            super().append(name)
+            if len(self) == 4:
+                free.set()
+
+    made, found = Made(), []
     (tmp_path / "claims").mkdir()
     hold = [sys.executable, "-c", HOLD, tmp_path / "claims" / "2"]
     with subprocess.Popen(hold, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         other.stdout.readline()
         worker = threading.Thread(target=lambda: found.append(share(tmp_path, files, made)))
         worker.start()
-        while len(made) < 4:
-            assert worker.is_alive()
+        assert free.wait(60)
         assert made == ["0.mp4", "1.mp4", "4.mp4", "5.mp4"]
         other.kill()
     worker.join()
