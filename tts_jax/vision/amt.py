@@ -27,6 +27,7 @@ from tts_jax.vision.flow import (
     pyramid,
     turn,
 )
+from tts_jax.vision.resize import resize
 
 NEGATIVE_SLOPE = 0.1
 
@@ -107,9 +108,8 @@ def warp(x: Array, flow: Array) -> Array:
 
 def _scale(x: Array, factor: float) -> Array:
     """Resizes rows and columns linearly, without antialiasing; [B, h, w, C]."""
-    batch, height, width, channels = x.shape
-    shape = batch, round(height * factor), round(width * factor), channels
-    return x if factor == 1 else jax.image.resize(x, shape, "linear", antialias=False)
+    size = tuple(round(n * factor) for n in x.shape[1:3])
+    return resize(x, size, "bilinear", antialias=False).astype(x.dtype)
 
 
 def _beside(x: Array) -> Array:

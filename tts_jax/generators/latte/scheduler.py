@@ -13,6 +13,7 @@ from functools import cached_property
 
 import numpy as np
 
+from tts_jax.reference import refuse_others
 from tts_jax.solvers.diffusion import ddim
 from tts_jax.solvers.steps import Coefficients, check_eta, check_steps
 
@@ -70,9 +71,7 @@ class Schedule:
             "timestep_spacing": "leading",
             "rescale_betas_zero_snr": False,
         }
-        odd = [f"{k}={config[k]!r}" for k, v in fixed.items() if config.get(k, v) != v]
-        if odd:
-            raise ValueError(f"unsupported Latte scheduler settings: {', '.join(odd)}")
+        refuse_others("Latte scheduler settings", config, fixed)
         return {
             "beta_start": config["beta_start"],
             "beta_end": config["beta_end"],
