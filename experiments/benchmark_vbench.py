@@ -46,7 +46,7 @@ from converters import cli as converters_cli
 from converters.aesthetic import TOWER_IGNORED, TOWER_RULES
 from converters.core import convert
 from converters.plain_vit import DINO_RULES
-from experiments import cli, vbench
+from experiments import cli, scoring, vbench
 from tts_jax import media
 from tts_jax.checkpoints import abstract_params, save_safetensors
 from tts_jax.evaluation.vbench import networks as published
@@ -197,10 +197,10 @@ def measure(
     """
     with mock.patch.dict(published.PUBLISHED, sizes):
         networks = published.load_networks(folders)
-    files, prompts = sorted(videos.iterdir()), vbench.Prompts(entries=[INFO])
+    files, prompts = sorted(videos.iterdir()), scoring.Prompts(entries=[INFO])
 
     def scores(names: Sequence[str], networks: Networks) -> dict[str, float]:
-        found = vbench.evaluate(files, prompts, names, networks, {})
+        found = scoring.evaluate(files, prompts, names, networks, {})
         for name in set(names) - set(found.results):
             raise cli.RunFault(f"no score of {name}: {found.table['not_computed'][name]}")
         return {name: score for name, (score, _) in found.results.items()}
@@ -209,7 +209,7 @@ def measure(
         return {name: score for one in ASKING for name, score in scores([one], networks).items()}
 
     def apart_by_video(networks: Networks) -> dict[str, float]:
-        with mock.patch.object(vbench, "GROUP_BYTES", 1):
+        with mock.patch.object(scoring, "GROUP_BYTES", 1):
             return apart(networks)
 
     runs = {

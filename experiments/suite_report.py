@@ -20,7 +20,7 @@ NOTE = (
 
 
 class Evaluated(Protocol):
-    """What `experiments.vbench.evaluate` finds on a set of videos."""
+    """What `experiments.scoring.evaluate` finds on a set of videos."""
 
     table: Mapping
     values: Mapping[str, Mapping[str, float]]

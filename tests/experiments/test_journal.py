@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from experiments import vbench
+from experiments import scoring, vbench
 from experiments.journal import Journal
 from tests.experiments.test_sweep import HOLD, Killed
 from tests.experiments.test_vbench import EVERYTHING, NETWORKS, PROMPT, run, write_videos
@@ -58,15 +58,22 @@ def test_what_is_found_is_found_once_by_all(files, tmp_path):
 
 
 def test_a_unit_is_waited_for_and_taken_over_from_a_dead_process(files, tmp_path):
-    made, found = [], []
+    free = threading.Event()
+
+    class Made(list):
+        def append(self, name):
+            super().append(name)
+            if len(self) == 4:
+                free.set()
+
+    made, found = Made(), []
     (tmp_path / "claims").mkdir()
     hold = [sys.executable, "-c", HOLD, tmp_path / "claims" / "2"]
     with subprocess.Popen(hold, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         other.stdout.readline()
         worker = threading.Thread(target=lambda: found.append(share(tmp_path, files, made)))
         worker.start()
-        while len(made) < 4:
-            assert worker.is_alive()
+        assert free.wait(60)
         assert made == ["0.mp4", "1.mp4", "4.mp4", "5.mp4"]
         other.kill()
     worker.join()
@@ -87,8 +94,8 @@ def test_a_killed_unit_goes_on_and_a_changed_file_is_looked_at_again(files, tmp_
 def test_scores_are_the_same_whenever_the_program_was_killed(tmp_path, monkeypatch):
     for name, count in (("VIDEOS_PER_PROMPT", 2), ("STATIC_CANDIDATES", 3)):
         monkeypatch.setattr(sampling, name, count)
-    monkeypatch.setattr(vbench, "UNIT_FILES", 1)
-    monkeypatch.setattr(vbench, "GROUP_BYTES", 1)
+    monkeypatch.setattr(scoring, "UNIT_FILES", 1)
+    monkeypatch.setattr(scoring, "GROUP_BYTES", 1)
     monkeypatch.setattr(vbench, "load_networks", lambda _: NETWORKS)
     write_videos(tmp_path / "videos", sampling.suite_names([PROMPT], 3), 128, 136)
     (tmp_path / "info.json").write_text(json.dumps([EVERYTHING]))

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import cli, vbench
+from experiments import cli, scoring, vbench
 from tts_jax import media
 from tts_jax.evaluation.vbench import rules, sampling
 from tts_jax.evaluation.vbench.dimensions import STAND_INS, Network
@@ -127,9 +127,9 @@ def test_a_run_with_other_inputs_is_refused(done, inputs, capsys):
 
 
 def test_a_prompt_for_every_file_and_prompts_by_file_are_used():
-    by_file = vbench.Prompts(one="a dog", by_file={"b-0.mp4": "a cat"})
+    by_file = scoring.Prompts(one="a dog", by_file={"b-0.mp4": "a cat"})
     assert [by_file.of(Path(n)) for n in ("a-0.mp4", "b-0.mp4")] == ["a dog", "a cat"]
-    assert vbench.Prompts().of(Path("c-0.mp4")) == "c"
+    assert scoring.Prompts().of(Path("c-0.mp4")) == "c"
 
 
 @pytest.mark.parametrize(
@@ -235,36 +235,36 @@ def suite(tmp_path, monkeypatch):
         "dense_captions": {name: [car] * 16 for name in names},
         "captions": {name: ["a street"] * 16 for name in names},
     }
-    return files, vbench.Prompts(entries=[EVERYTHING], suite=True), recorded
+    return files, scoring.Prompts(entries=[EVERYTHING], suite=True), recorded
 
 
 def test_a_whole_suite_has_a_total(suite):
     files, prompts, recorded = suite
-    found = vbench.evaluate(files, prompts, NAMES, NETWORKS, recorded)
+    found = scoring.evaluate(files, prompts, NAMES, NETWORKS, recorded)
     table, results = found.table, found.results
     assert table["not_computed"] == {} and table["no_final"] is None
     assert {len(records) for _, records in results.values()} == {2}
     wanted = final_scores({name: score for name, (score, _) in results.items()})
     assert table["final"]["total"] == wanted.total and wanted.missing == ()
-    assert f"Total {100 * wanted.total:.2f}" in vbench.markdown(table)
+    assert f"Total {100 * wanted.total:.2f}" in scoring.markdown(table)
 
 
 def test_stand_ins_are_in_the_table_and_change_neither_final_scores_nor_results(suite):
     files, prompts, recorded = suite
-    alone = vbench.evaluate(files, prompts, NAMES, NETWORKS, recorded)
-    both = vbench.evaluate(files, prompts, [*NAMES, *STAND_INS], NETWORKS, recorded)
+    alone = scoring.evaluate(files, prompts, NAMES, NETWORKS, recorded)
+    both = scoring.evaluate(files, prompts, [*NAMES, *STAND_INS], NETWORKS, recorded)
     assert both.table["final"] == alone.table["final"] is not None
     assert both.results.keys() == alone.results.keys() == set(NAMES)
     rows = {row["dimension"]: row for row in both.table["rows"]}
     for name in STAND_INS:
         assert rows[name]["remark"] == "a stand-in, no dimension of VBench"
         assert rows[name]["videos"] == 3 and not rows[name]["whole"]
-    assert "| proxy_sharpness |" in vbench.markdown(both.table)
+    assert "| proxy_sharpness |" in scoring.markdown(both.table)
 
 
 def test_a_missing_file_is_said_and_leaves_no_total(suite):
     files, prompts, recorded = suite
-    found = vbench.evaluate(files[1:], prompts, NAMES, NETWORKS, recorded)
+    found = scoring.evaluate(files[1:], prompts, NAMES, NETWORKS, recorded)
     table, results = found.table, found.results
     assert table["final"] is None and "subject_consistency" in table["no_final"]
     remarks = {row["dimension"]: row["remark"] for row in table["rows"]}
@@ -275,7 +275,7 @@ def test_a_missing_file_is_said_and_leaves_no_total(suite):
 def test_without_the_static_filter_flickering_is_no_score_of_the_suite(suite):
     files, prompts, recorded = suite
     networks = {name: network for name, network in NETWORKS.items() if name != "raft"}
-    found = vbench.evaluate(files, prompts, NAMES, networks, recorded)
+    found = scoring.evaluate(files, prompts, NAMES, networks, recorded)
     table, results = found.table, found.results
     assert "temporal_flickering (unfiltered)" in results and table["final"] is None
     assert "dynamic_degree" in table["no_final"] and "temporal_flickering" in table["no_final"]
@@ -290,7 +290,7 @@ def test_what_the_static_filter_drops_is_not_scored(suite):
         return np.full((*a.shape[:3], 2), 9.0 if moving else 0.0)
 
     networks = {**NETWORKS, "raft": Network(flow)}
-    results = vbench.evaluate(files, prompts, ["temporal_flickering"], networks, recorded).results
+    results = scoring.evaluate(files, prompts, ["temporal_flickering"], networks, recorded).results
     scored = [Path(r["video_path"]) for r in results["temporal_flickering"][1]]
     assert scored == files[1:]
 
@@ -298,7 +298,7 @@ def test_what_the_static_filter_drops_is_not_scored(suite):
 def test_several_processes_average_otherwise(suite):
     files, prompts, recorded = suite
     one, several = (
-        vbench.evaluate(
+        scoring.evaluate(
             files, prompts, ["appearance_style"], NETWORKS, recorded, several_processes=flag
         ).results["appearance_style"]
         for flag in (False, True)
@@ -311,20 +311,20 @@ def test_several_processes_average_otherwise(suite):
 @pytest.mark.parametrize("size", [1, 1 << 24])
 def test_a_file_is_read_once_and_groups_change_no_score(suite, monkeypatch, size):
     files, prompts, recorded = suite
-    prompts = vbench.Prompts(entries=prompts.entries, one=PROMPT)
+    prompts = scoring.Prompts(entries=prompts.entries, one=PROMPT)
     apart = {}
     for name in NAMES:
-        apart |= vbench.evaluate(files, prompts, [name], NETWORKS, recorded).results
+        apart |= scoring.evaluate(files, prompts, [name], NETWORKS, recorded).results
     read, rows, seen = media.read_video, [], []
 
     def count(x):
         rows.append(len(x))
         return mean(x)
 
-    monkeypatch.setattr(vbench, "GROUP_BYTES", size)
+    monkeypatch.setattr(scoring, "GROUP_BYTES", size)
     monkeypatch.setattr(media, "read_video", lambda path: (seen.append(path), read(path))[1])
     networks = {**NETWORKS, "dino": Network(count, 32)}
-    assert vbench.evaluate(files, prompts, NAMES, networks, recorded).results == apart
+    assert scoring.evaluate(files, prompts, NAMES, networks, recorded).results == apart
     assert seen == files
     assert rows == ([4, 4, 4] if size == 1 else [12])
 
@@ -332,13 +332,13 @@ def test_a_file_is_read_once_and_groups_change_no_score(suite, monkeypatch, size
 def test_a_group_goes_through_networks_in_sizes_of_its_own(suite, monkeypatch):
     """Or bytes would depend on who judged what before."""
     files, prompts, recorded = suite
-    prompts, sizes = vbench.Prompts(one=PROMPT), []
-    monkeypatch.setattr(vbench, "GROUP_BYTES", 2 * media.read_video(files[0])[0].nbytes)
+    prompts, sizes = scoring.Prompts(one=PROMPT), []
+    monkeypatch.setattr(scoring, "GROUP_BYTES", 2 * media.read_video(files[0])[0].nbytes)
 
     def call(x):
         sizes.append(len(x))
         return mean(x)
 
     networks = {"dino": Network(call, 32)}
-    vbench.evaluate(files, prompts, ["subject_consistency"], networks, recorded)
+    scoring.evaluate(files, prompts, ["subject_consistency"], networks, recorded)
     assert sizes == [8, 4]  # and not 8 again
