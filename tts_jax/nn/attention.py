@@ -238,15 +238,16 @@ def attend_by_frames(
     return jnp.concatenate([group(*ends) for ends in itertools.pairwise(starts)], axis=1)
 
 
-def _platform() -> str:
+def platform() -> str:
+    """The platform that programs are traced for: see `on_platform`."""
     return _PLATFORM.get() or jax.default_backend()
 
 
 def _choose(q: Array, k: Array) -> str:
     if q.dtype.itemsize == 2:
-        if _platform() == "gpu":
+        if platform() == "gpu":
             return "cudnn"
-        if _platform() == "tpu" and q.shape[1] >= LANES and k.shape[1] >= TILE_K:
+        if platform() == "tpu" and q.shape[1] >= LANES and k.shape[1] >= TILE_K:
             if q.shape[2] % _divided().get(MODEL, 1) == 0:
                 return "splash"
     return "blocks" if q.shape[1] > LONG else "xla"
@@ -328,7 +329,7 @@ class _Kernel:
             block_sizes=splash.BlockSizes(block_q=tiles[0], block_kv=tiles[1], **layouts),
             head_shards=1,
             q_seq_shards=1,
-            interpret=_platform() != "tpu",
+            interpret=platform() != "tpu",
         )
 
     def arrays(self, q: Array, k: Array, v: Array) -> list[Array]:
