@@ -5,8 +5,8 @@ denoiser calls, two for each of 50 steps. The DDIM solver draws no noise after i
 a search that forks later wants `--config.generator.eta=1.0` or a preset that noises again.
 
 Frames are decoded whole, as the diffusers pipeline does unless told otherwise, so that pixels are
-those of the published model. At float32 that takes 29.6 GB beside weights and latents, in tiles
-(`--config.generator.tiled=True`, slightly other pixels) 8.1 GB, the way on a 24 GB device; both by
+those of the published model. At float32 that takes 23.9 GB beside weights and latents, in tiles
+(`--config.generator.tiled=True`, slightly other pixels) 6.5 GB, the way on a 24 GB device; both by
 `python -m experiments.benchmark_generators --nospeed --nocompilation`.
 
 python -m converters.convert --model=cogvideox_2b --src=PUBLISHED --dst=DIR --dtype=bfloat16
@@ -39,7 +39,7 @@ def get_config() -> ConfigDict:
             negative_prompt="",
             solver="ddim",
             eta=placeholder(float),  # the solver's published one: 0 for ddim, 1 for dpm
-            tiled=False,  # True: 8.1 GB to decode instead of 29.6, slightly other pixels
+            tiled=False,  # True: 6.5 GB to decode instead of 23.9, slightly other pixels
         ),
         search=search("random_linear", branches=8),
         fps=8,

@@ -12,7 +12,8 @@ also what its grid takes in device-hours. The GPU column is no estimate of a
 compiler but a roofline: the data sheet's peak and bandwidth of an H100.
 
 Programs of full size take minutes each; every one that is compiled is told on stderr. With
---memory_only the compiler makes the least effort, and seconds are rooflines. Writes
+--memory_only the compiler makes the least effort: memory is a first idea (convolutions hold less or
+more with full effort), and seconds are rooflines. Writes
 <output>/plan.json and plan.txt, if an output is given.
 """
 
@@ -238,6 +239,7 @@ def _figures(
             peak = memory.peak - memory.arguments + held + others
             row |= {
                 "compiled": True,
+                "least_effort": memory_only,
                 "arguments": memory.arguments,
                 "temporaries": memory.temporaries,
                 "outputs": memory.outputs,

@@ -82,6 +82,7 @@ def test_a_plan_of_memory_alone_has_no_seconds_of_the_compiler(planned, tmp_path
         for f in (planned, tmp_path)
     )
     assert quick["compiled"] and quick["fits"] and "compiler_seconds" not in quick
+    assert quick["least_effort"] and not whole["least_effort"]
     assert quick["peak"] == pytest.approx(whole["peak"], rel=0.05)
     assert quick["seconds"] == quick["roofline_seconds"]
 

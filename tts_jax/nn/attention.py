@@ -256,7 +256,7 @@ def attend_by_frames(
 
 
 def platform() -> str:
-    """For what programs are traced; see `on_platform`."""
+    """The platform that programs are traced for: see `on_platform`."""
     return _PLATFORM.get() or jax.default_backend()
 
 

@@ -3,6 +3,7 @@
 B batch  T frames  H W size  I O channels  kt kh kw kernel size. Channels last, [B, T, H, W, C].
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -10,6 +11,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
+
+from tts_jax.nn.attention import platform
+
+FOLDED = 2**27  # numbers that are worth the memory of all frames' taps at once
 
 
 class Window:
@@ -41,7 +46,8 @@ class CausalConv3d(nnx.Module):
     frame.
 
     The temporal taps are folded onto channels and one 2-D convolution does the work, which XLA runs
-    several times faster on CPU than a 3-D one, and no slower elsewhere.
+    several times faster on CPU than a 3-D one, and no slower elsewhere. A frame at a time, if there
+    are more than `FOLDED` numbers to fold; the TPU compiler folds them as it goes.
     """
 
     def __init__(
@@ -95,19 +101,35 @@ class CausalConv3d(nnx.Module):
             x = joined if past is None else joined[:, self.time_stride - 1 :]
         stride = self.time_stride
         frames = (x.shape[1] - kt) // stride + 1
-        taps = [x[:, a : a + (frames - 1) * stride + 1 : stride] for a in range(kt)]
+        kernel = kernel.transpose(1, 2, 0, 3, 4).reshape(kh, kw, kt * inputs, outputs)
+        large = kt * math.prod(x.shape) * frames // x.shape[1] > FOLDED
+        if large and frames > 1 and kt > 1 and platform() != "tpu":
+
+            def frame(start: Array) -> Array:
+                own = jax.lax.dynamic_slice_in_dim(x, start, kt, axis=1)
+                return self._fold(own, 1, kernel)[:, 0]
+
+            out = jax.lax.map(frame, stride * jnp.arange(frames)).swapaxes(0, 1)
+        else:
+            out = self._fold(x, frames, kernel)
+        return out + bias
+
+    def _fold(self, x: Array, frames: int, kernel: Array) -> Array:
+        """That many frames, of 2-D convolutions over the taps that each one sees."""
+        stride, count = self.time_stride, kernel.shape[2] // x.shape[-1]
+        taps = [x[:, a : a + (frames - 1) * stride + 1 : stride] for a in range(count)]
         folded = jnp.concatenate(taps, axis=-1)
-        folded = folded.reshape(-1, *folded.shape[2:])
+        rows, columns = (size // 2 for size in kernel.shape[:2])
         out = jax.lax.conv_general_dilated(
-            folded,
-            kernel.transpose(1, 2, 0, 3, 4).reshape(kh, kw, kt * inputs, outputs),
+            folded.reshape(-1, *folded.shape[2:]),
+            kernel,
             window_strides=(self.space_stride, self.space_stride),
-            padding=((kh // 2, kh // 2), (kw // 2, kw // 2))
+            padding=((rows, rows), (columns, columns))
             if self.padding is None
             else (self.padding, self.padding),
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )
-        return out.reshape(x.shape[0], frames, *out.shape[1:]) + bias
+        return out.reshape(x.shape[0], frames, *out.shape[1:])
 
     def _lengthen(self, x: Array, frames: int) -> Array:
         if self.repeat_first:
