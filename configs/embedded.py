@@ -4,7 +4,7 @@ r"""The embedded world and its small Pyramid-Flow, searched by Tree-of-Frames.
 200 held-out captions: one sample succeeds on 0.575, random linear search on 0.770 with N=8, a tree
 of about the cost of N=4 on 0.780; 26 minutes on one core.
 
-python -m experiments.generate --prompt="a red circle moving right and a blue square moving up"
+python -m experiments.generate --prompt="a yellow square moving up and a blue circle moving right"
 """
 
 from typing import Any

@@ -12,29 +12,17 @@ from collections.abc import Mapping
 import numpy as np
 
 from converters.core import AS_IS, CONV2D, CONV3D, LINEAR, Rules, Transform
+from converters.layers import linear, norm
 
 
 def blocks(source: str, target: str) -> Rules:
     """Table of a tower's blocks; `source` is a pattern, `target` our prefix."""
     layer = source + r"encoder\.layers\.(\d+)"
     return {
-        layer + r"\.self_attn\.([qkv])_proj\.weight": (
-            rf"{target}blocks.attention.\2.kernel[\1]",
-            LINEAR,
-        ),
-        layer + r"\.self_attn\.([qkv])_proj\.bias": (
-            rf"{target}blocks.attention.\2.bias[\1]",
-            AS_IS,
-        ),
-        layer + r"\.self_attn\.out_proj\.weight": (
-            rf"{target}blocks.attention.out.kernel[\1]",
-            LINEAR,
-        ),
-        layer + r"\.self_attn\.out_proj\.bias": (rf"{target}blocks.attention.out.bias[\1]", AS_IS),
-        layer + r"\.mlp\.(fc[12])\.weight": (rf"{target}blocks.mlp.\2.kernel[\1]", LINEAR),
-        layer + r"\.mlp\.(fc[12])\.bias": (rf"{target}blocks.mlp.\2.bias[\1]", AS_IS),
-        layer + r"\.layer_norm([12])\.weight": (rf"{target}blocks.norm\2.scale[\1]", AS_IS),
-        layer + r"\.layer_norm([12])\.bias": (rf"{target}blocks.norm\2.bias[\1]", AS_IS),
+        **linear(layer + r"\.self_attn\.([qkv])_proj", rf"{target}blocks.attention.\2", r"[\1]"),
+        **linear(layer + r"\.self_attn\.out_proj", f"{target}blocks.attention.out", r"[\1]"),
+        **linear(layer + r"\.mlp\.(fc[12])", rf"{target}blocks.mlp.\2", r"[\1]"),
+        **norm(layer + r"\.layer_norm([12])", rf"{target}blocks.norm\2", r"[\1]"),
     }
 
 
@@ -45,8 +33,7 @@ def _text(source: str, target: str) -> Rules:
         source + r"embeddings\.token_embedding\.weight": (f"{target}token.embedding", AS_IS),
         source + r"embeddings\.position_embedding\.weight": (f"{target}position", AS_IS),
         **blocks(source, target),
-        source + r"final_layer_norm\.weight": (f"{target}norm.scale", AS_IS),
-        source + r"final_layer_norm\.bias": (f"{target}norm.bias", AS_IS),
+        **norm(source + r"final_layer_norm", f"{target}norm"),
     }
 
 
@@ -63,10 +50,8 @@ CLIP_RULES = {
     r"vision_model\.embeddings\.class_embedding": ("vision.class_token", AS_IS),
     r"vision_model\.embeddings\.patch_embedding\.weight": ("vision.patch", CONV2D),
     **blocks(r"vision_model\.", "vision."),
-    r"vision_model\.pre_layrnorm\.weight": ("vision.norm_in.scale", AS_IS),
-    r"vision_model\.pre_layrnorm\.bias": ("vision.norm_in.bias", AS_IS),
-    r"vision_model\.post_layernorm\.weight": ("vision.norm_out.scale", AS_IS),
-    r"vision_model\.post_layernorm\.bias": ("vision.norm_out.bias", AS_IS),
+    **norm(r"vision_model\.pre_layrnorm", "vision.norm_in"),
+    **norm(r"vision_model\.post_layernorm", "vision.norm_out"),
 }
 
 CLIP_IGNORED = {
@@ -85,19 +70,11 @@ def _resblocks(source: str, target: str) -> Rules:
     """Table of a tower's blocks as the first CLIP names them, fused projections split."""
     layer = source + r"transformer\.resblocks\.(\d+)"
     return {
-        layer + r"\.attn\.([qkv])_proj\.weight": (
-            rf"{target}blocks.attention.\2.kernel[\1]",
-            LINEAR,
-        ),
-        layer + r"\.attn\.([qkv])_proj\.bias": (rf"{target}blocks.attention.\2.bias[\1]", AS_IS),
-        layer + r"\.attn\.out_proj\.weight": (rf"{target}blocks.attention.out.kernel[\1]", LINEAR),
-        layer + r"\.attn\.out_proj\.bias": (rf"{target}blocks.attention.out.bias[\1]", AS_IS),
-        layer + r"\.mlp\.c_fc\.weight": (rf"{target}blocks.mlp.fc1.kernel[\1]", LINEAR),
-        layer + r"\.mlp\.c_fc\.bias": (rf"{target}blocks.mlp.fc1.bias[\1]", AS_IS),
-        layer + r"\.mlp\.c_proj\.weight": (rf"{target}blocks.mlp.fc2.kernel[\1]", LINEAR),
-        layer + r"\.mlp\.c_proj\.bias": (rf"{target}blocks.mlp.fc2.bias[\1]", AS_IS),
-        layer + r"\.ln_([12])\.weight": (rf"{target}blocks.norm\2.scale[\1]", AS_IS),
-        layer + r"\.ln_([12])\.bias": (rf"{target}blocks.norm\2.bias[\1]", AS_IS),
+        **linear(layer + r"\.attn\.([qkv])_proj", rf"{target}blocks.attention.\2", r"[\1]"),
+        **linear(layer + r"\.attn\.out_proj", f"{target}blocks.attention.out", r"[\1]"),
+        **linear(layer + r"\.mlp\.c_fc", f"{target}blocks.mlp.fc1", r"[\1]"),
+        **linear(layer + r"\.mlp\.c_proj", f"{target}blocks.mlp.fc2", r"[\1]"),
+        **norm(layer + r"\.ln_([12])", rf"{target}blocks.norm\2", r"[\1]"),
     }
 
 
@@ -108,16 +85,13 @@ def _first_clip(vision: str, text: str, kernel: Transform) -> Rules:
         vision + r"conv1\.weight": ("vision.patch", kernel),
         vision + r"positional_embedding": ("vision.position", AS_IS),
         vision + r"proj": ("vision.projection.kernel", AS_IS),
-        vision + r"ln_pre\.weight": ("vision.norm_in.scale", AS_IS),
-        vision + r"ln_pre\.bias": ("vision.norm_in.bias", AS_IS),
-        vision + r"ln_post\.weight": ("vision.norm_out.scale", AS_IS),
-        vision + r"ln_post\.bias": ("vision.norm_out.bias", AS_IS),
+        **norm(vision + r"ln_pre", "vision.norm_in"),
+        **norm(vision + r"ln_post", "vision.norm_out"),
         **_resblocks(vision, "vision."),
         text + r"positional_embedding": ("text.position", AS_IS),
         text + r"text_projection": ("text.projection.kernel", AS_IS),
         text + r"token_embedding\.weight": ("text.token.embedding", AS_IS),
-        text + r"ln_final\.weight": ("text.norm.scale", AS_IS),
-        text + r"ln_final\.bias": ("text.norm.bias", AS_IS),
+        **norm(text + r"ln_final", "text.norm"),
         **_resblocks(text, "text."),
     }
 

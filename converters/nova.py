@@ -2,39 +2,23 @@
 
 from collections.abc import Mapping
 
-from converters.core import AS_IS, LINEAR, Rules, conv_kernel, patch_kernel
+from converters.core import AS_IS, LINEAR, Rules, patch_kernel
+from converters.layers import conv, linear, norm
 from tts_jax.generators.nova.transformer import TransformerConfig
 
 
-def _linear(pattern: str, target: str, layer: str = "") -> dict:
-    return {
-        pattern + r"\.weight": (f"{target}.kernel{layer}", LINEAR),
-        pattern + r"\.bias": (f"{target}.bias{layer}", AS_IS),
-    }
+def _patches(pattern: str, target: str) -> Rules:
+    return conv(pattern + r"\.patch_embed\.proj", f"{target}.patch_embed", transform=patch_kernel)
 
 
-def _norm(pattern: str, target: str, layer: str = "") -> dict:
-    return {
-        pattern + r"\.weight": (f"{target}.scale{layer}", AS_IS),
-        pattern + r"\.bias": (f"{target}.bias{layer}", AS_IS),
-    }
-
-
-def _patches(pattern: str, target: str) -> dict:
-    return {
-        pattern + r"\.patch_embed\.proj\.weight": (f"{target}.patch_embed.kernel", patch_kernel),
-        pattern + r"\.patch_embed\.proj\.bias": (f"{target}.patch_embed.bias", AS_IS),
-    }
-
-
-def _block(pattern: str, target: str, layer: str) -> dict:
+def _block(pattern: str, target: str, layer: str) -> Rules:
     parts = {"attn.qkv": "qkv", "attn.proj": "out", "mlp.fc1": "up", "mlp.fc2": "down"}
     rules = {}
     for theirs, ours in parts.items():
         theirs = theirs.replace(".", r"\.")
-        rules |= _linear(rf"{pattern}\.{theirs}", f"{target}.{ours}", layer)
-    for norm in ("norm1", "norm2"):
-        rules |= _norm(rf"{pattern}\.{norm}", f"{target}.{norm}", layer)
+        rules |= linear(rf"{pattern}\.{theirs}", f"{target}.{ours}", layer)
+    for name in ("norm1", "norm2"):
+        rules |= norm(rf"{pattern}\.{name}", f"{target}.{name}", layer)
     return rules
 
 
@@ -64,19 +48,19 @@ def transformer_rules(config: TransformerConfig) -> Rules:
         **_patches("video_encoder", "video"),
         **_patches("image_encoder", "image"),
         **_patches("image_decoder", "decoder"),
-        **_norm(r"text_embed\.norm", "text.norm"),
-        **_norm(r"video_pos_embed\.norm", "time_norm"),
-        **_norm(r"video_encoder\.norm", "video.norm"),
-        **_norm(r"image_encoder\.norm", "image.norm"),
+        **norm(r"text_embed\.norm", "text.norm"),
+        **norm(r"video_pos_embed\.norm", "time_norm"),
+        **norm(r"video_encoder\.norm", "video.norm"),
+        **norm(r"image_encoder\.norm", "image.norm"),
         **_block(r"video_encoder\.blocks\.(\d+)", "video.blocks", r"[\1]"),
-        **_linear(_COND.format("timestep"), r"decoder.time.\1"),
-        **_linear(_COND.format("condition"), r"decoder.feature.\1"),
-        **_linear(_DECODER + r"\.norm1\.proj", "decoder.blocks.modulation", r"[\1]"),
-        **_linear(_DECODER + r"\.proj\.(fc[12])", r"decoder.blocks.mlp.\2", r"[\1]"),
-        **_norm(_DECODER + r"\.norm2", "decoder.blocks.norm", r"[\1]"),
+        **linear(_COND.format("timestep"), r"decoder.time.\1"),
+        **linear(_COND.format("condition"), r"decoder.feature.\1"),
+        **linear(_DECODER + r"\.norm1\.proj", "decoder.blocks.modulation", r"[\1]"),
+        **linear(_DECODER + r"\.proj\.(fc[12])", r"decoder.blocks.mlp.\2", r"[\1]"),
+        **norm(_DECODER + r"\.norm2", "decoder.blocks.norm", r"[\1]"),
     }
     for pattern, target in _MLP.items():
-        rules |= _linear(pattern, target)
+        rules |= linear(pattern, target)
     half = config.image_layers // 2
     for layer in range(config.image_layers):
         target = "image.blocks" if layer < half else "image.full_blocks"
@@ -99,49 +83,42 @@ def settle_mixer(fields: Mapping, tensors: Mapping) -> dict:
     return dict(fields) | {"video_mixer_rank": rank}
 
 
-def _conv(pattern: str, target: str) -> dict:
-    return {
-        pattern + r"\.weight": (f"{target}.kernel", conv_kernel),
-        pattern + r"\.bias": (f"{target}.bias", AS_IS),
-    }
-
-
 _HALF = r"(encoder|decoder)"
 _MID = _HALF + r"\.mid_block"
 
 
-def _resnet(pattern: str, target: str, part: str) -> dict:
+def _resnet(pattern: str, target: str, part: str) -> Rules:
     """Of a residual block; `part` refers to the group with the name of its layer."""
     return {
-        **_norm(pattern + r"\.(norm[12])", f"{target}.{part}"),
-        **_conv(pattern + r"\.(conv[12])", f"{target}.{part}"),
-        **_conv(pattern + r"\.conv_shortcut", f"{target}.shortcut"),
+        **norm(pattern + r"\.(norm[12])", f"{target}.{part}"),
+        **conv(pattern + r"\.(conv[12])", f"{target}.{part}"),
+        **conv(pattern + r"\.conv_shortcut", f"{target}.shortcut"),
     }
 
 
 VAE_RULES: Rules = {
-    **_conv(r"(|post_)quant_conv", r"\1quant"),
-    **_conv(_HALF + r"\.(conv_in|conv_out)", r"\1.\2"),
-    **_norm(_HALF + r"\.conv_norm_out", r"\1.norm_out"),
+    **conv(r"(|post_)quant_conv", r"\1quant"),
+    **conv(_HALF + r"\.(conv_in|conv_out)", r"\1.\2"),
+    **norm(_HALF + r"\.conv_norm_out", r"\1.norm_out"),
     **_resnet(_HALF + r"\.(down|up)_blocks\.(\d+)\.resnets\.(\d+)", r"\1.\2.\3.resnets.\4", r"\5"),
     **_resnet(_MID + r"\.resnets\.([01])", r"\1.mid.resnets.\2", r"\3"),
-    **_conv(r"encoder\.down_blocks\.(\d+)\.downsamplers\.0\.conv", r"encoder.down.\1.conv"),
-    **_conv(r"decoder\.up_blocks\.(\d+)\.upsamplers\.0\.conv", r"decoder.up.\1.conv"),
-    **_norm(_MID + r"\.attentions\.0\.group_norm", r"\1.mid.norm"),
-    **_linear(_MID + r"\.attentions\.0\.to_([qkv])", r"\1.mid.\2"),
-    **_linear(_MID + r"\.attentions\.0\.to_out\.0", r"\1.mid.out"),
+    **conv(r"encoder\.down_blocks\.(\d+)\.downsamplers\.0\.conv", r"encoder.down.\1.conv"),
+    **conv(r"decoder\.up_blocks\.(\d+)\.upsamplers\.0\.conv", r"decoder.up.\1.conv"),
+    **norm(_MID + r"\.attentions\.0\.group_norm", r"\1.mid.norm"),
+    **linear(_MID + r"\.attentions\.0\.to_([qkv])", r"\1.mid.\2"),
+    **linear(_MID + r"\.attentions\.0\.to_out\.0", r"\1.mid.out"),
 }
 
 _LAYER = r"(?:model\.)?layers\.(\d+)"
 
 PHI_RULES: Rules = {
     r"(?:model\.)?embed_tokens\.weight": ("token.embedding", AS_IS),
-    **_linear(_LAYER + r"\.self_attn\.([qkv])_proj", r"blocks.attention.\2", r"[\1]"),
-    **_linear(_LAYER + r"\.self_attn\.dense", "blocks.attention.out", r"[\1]"),
-    **_linear(_LAYER + r"\.mlp\.fc1", "blocks.up", r"[\1]"),
-    **_linear(_LAYER + r"\.mlp\.fc2", "blocks.down", r"[\1]"),
-    **_norm(_LAYER + r"\.input_layernorm", "blocks.norm", r"[\1]"),
-    **_norm(r"(?:model\.)?final_layernorm", "norm"),
+    **linear(_LAYER + r"\.self_attn\.([qkv])_proj", r"blocks.attention.\2", r"[\1]"),
+    **linear(_LAYER + r"\.self_attn\.dense", "blocks.attention.out", r"[\1]"),
+    **linear(_LAYER + r"\.mlp\.fc1", "blocks.up", r"[\1]"),
+    **linear(_LAYER + r"\.mlp\.fc2", "blocks.down", r"[\1]"),
+    **norm(_LAYER + r"\.input_layernorm", "blocks.norm", r"[\1]"),
+    **norm(r"(?:model\.)?final_layernorm", "norm"),
 }
 
 PHI_IGNORED = {

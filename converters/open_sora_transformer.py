@@ -1,16 +1,10 @@
 """Table of Open-Sora 1.2's denoiser."""
 
-from converters.core import AS_IS, LINEAR, patch_kernel
+from converters.core import AS_IS, Rules, patch_kernel
+from converters.layers import conv, linear
 
 
-def _linear(pattern: str, target: str, layer: str = "") -> dict:
-    return {
-        pattern + r"\.weight": (f"{target}.kernel{layer}", LINEAR),
-        pattern + r"\.bias": (f"{target}.bias{layer}", AS_IS),
-    }
-
-
-def _blocks(kind: str, ours: str) -> dict:
+def _blocks(kind: str, ours: str) -> Rules:
     """Of the blocks of one kind."""
     source, target, layer = rf"{kind}_blocks\.(\d+)\.", f"{ours}_blocks.", r"[\1]"
     linears = {
@@ -27,24 +21,23 @@ def _blocks(kind: str, ours: str) -> dict:
         source + r"attn\.([qk])_norm\.weight": (target + r"\2_norm.scale" + layer, AS_IS),
     }
     for pattern, name in linears.items():
-        rules |= _linear(source + pattern, target + name, layer)
+        rules |= linear(source + pattern, target + name, layer)
     return rules
 
 
 RULES = {
-    r"x_embedder\.proj\.weight": ("latent_embed.kernel", patch_kernel),
-    r"x_embedder\.proj\.bias": ("latent_embed.bias", AS_IS),
-    **_linear(r"t_embedder\.mlp\.0", "time_embed.up"),
-    **_linear(r"t_embedder\.mlp\.2", "time_embed.down"),
-    **_linear(r"fps_embedder\.mlp\.0", "rate_embed.up"),
-    **_linear(r"fps_embedder\.mlp\.2", "rate_embed.down"),
-    **_linear(r"t_block\.1", "time_modulation"),
-    **_linear(r"y_embedder\.y_proj\.fc1", "text_embed.up"),
-    **_linear(r"y_embedder\.y_proj\.fc2", "text_embed.down"),
+    **conv(r"x_embedder\.proj", "latent_embed", transform=patch_kernel),
+    **linear(r"t_embedder\.mlp\.0", "time_embed.up"),
+    **linear(r"t_embedder\.mlp\.2", "time_embed.down"),
+    **linear(r"fps_embedder\.mlp\.0", "rate_embed.up"),
+    **linear(r"fps_embedder\.mlp\.2", "rate_embed.down"),
+    **linear(r"t_block\.1", "time_modulation"),
+    **linear(r"y_embedder\.y_proj\.fc1", "text_embed.up"),
+    **linear(r"y_embedder\.y_proj\.fc2", "text_embed.down"),
     r"y_embedder\.y_embedding": ("null_text", AS_IS),
     **_blocks("spatial", "space"),
     **_blocks("temporal", "time"),
     r"final_layer\.scale_shift_table": ("modulation", AS_IS),
-    **_linear(r"final_layer\.linear", "out"),
+    **linear(r"final_layer\.linear", "out"),
 }
 IGNORED = {r"rope\.freqs": "recomputed"}

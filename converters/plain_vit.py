@@ -8,19 +8,16 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from converters.core import AS_IS, CONV2D, LINEAR, Rules
+from converters.core import AS_IS, CONV2D, Rules
+from converters.layers import linear, norm
 from converters.towers import shape_of, split_rows, third
 
 _LAYER = r"blocks\.(\d+)\."
 _BLOCKS: Rules = {
-    _LAYER + r"norm([12])\.weight": (r"blocks.norm\2.scale[\1]", AS_IS),
-    _LAYER + r"norm([12])\.bias": (r"blocks.norm\2.bias[\1]", AS_IS),
-    _LAYER + r"attn\.([qkv])\.weight": (r"blocks.attention.\2.kernel[\1]", LINEAR),
-    _LAYER + r"attn\.([qkv])\.bias": (r"blocks.attention.\2.bias[\1]", AS_IS),
-    _LAYER + r"attn\.proj\.weight": (r"blocks.attention.out.kernel[\1]", LINEAR),
-    _LAYER + r"attn\.proj\.bias": (r"blocks.attention.out.bias[\1]", AS_IS),
-    _LAYER + r"mlp\.(fc[12])\.weight": (r"blocks.mlp.\2.kernel[\1]", LINEAR),
-    _LAYER + r"mlp\.(fc[12])\.bias": (r"blocks.mlp.\2.bias[\1]", AS_IS),
+    **norm(_LAYER + r"norm([12])", r"blocks.norm\2", r"[\1]"),
+    **linear(_LAYER + r"attn\.([qkv])", r"blocks.attention.\2", r"[\1]"),
+    **linear(_LAYER + r"attn\.proj", "blocks.attention.out", r"[\1]"),
+    **linear(_LAYER + r"mlp\.(fc[12])", r"blocks.mlp.\2", r"[\1]"),
     r"pos_embed": ("position", lambda table: table[0]),
     r"patch_embed\.proj\.bias": ("patch_bias", AS_IS),
 }
@@ -29,8 +26,7 @@ DINO_RULES = {
     **_BLOCKS,
     r"cls_token": ("class_token", lambda token: token[0, 0]),
     r"patch_embed\.proj\.weight": ("patch", CONV2D),
-    r"norm\.weight": ("norm.scale", AS_IS),
-    r"norm\.bias": ("norm.bias", AS_IS),
+    **norm(r"norm", "norm"),
 }
 
 
@@ -43,10 +39,8 @@ def split_fused(tensors: Mapping) -> dict:
 UMT_RULES = {
     **_BLOCKS,
     r"patch_embed\.proj\.weight": ("patch", lambda kernel: CONV2D(kernel.squeeze(2))),
-    r"fc_norm\.weight": ("norm.scale", AS_IS),
-    r"fc_norm\.bias": ("norm.bias", AS_IS),
-    r"head\.weight": ("head.kernel", LINEAR),
-    r"head\.bias": ("head.bias", AS_IS),
+    **norm(r"fc_norm", "norm"),
+    **linear(r"head", "head"),
 }
 
 

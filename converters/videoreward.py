@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from converters.components import Found, Gathered
-from converters.core import AS_IS, CONV3D, LINEAR
+from converters.core import CONV3D, LINEAR
 from converters.decoder import decoder_rules
+from converters.layers import linear, norm
 from converters.sources import ConversionError, Source, read_json, scan
 from converters.towers import shape_of, split_rows, third, two_layers
 from tts_jax.verifiers.videoreward import NAMES
@@ -24,16 +25,11 @@ _ADDED = "base_model.model."
 
 RULES = {
     r"visual\.patch_embed\.proj\.weight": ("vision.patch", CONV3D),
-    _BLOCK + r"norm([12])\.weight": (r"vision.blocks.norm\2.scale[\1]", AS_IS),
-    _BLOCK + r"norm([12])\.bias": (r"vision.blocks.norm\2.bias[\1]", AS_IS),
-    _BLOCK + r"attn\.([qkv])\.weight": (r"vision.blocks.attention.\2.kernel[\1]", LINEAR),
-    _BLOCK + r"attn\.([qkv])\.bias": (r"vision.blocks.attention.\2.bias[\1]", AS_IS),
-    _BLOCK + r"attn\.proj\.weight": (r"vision.blocks.attention.out.kernel[\1]", LINEAR),
-    _BLOCK + r"attn\.proj\.bias": (r"vision.blocks.attention.out.bias[\1]", AS_IS),
-    _BLOCK + r"mlp\.(fc[12])\.weight": (r"vision.blocks.mlp.\2.kernel[\1]", LINEAR),
-    _BLOCK + r"mlp\.(fc[12])\.bias": (r"vision.blocks.mlp.\2.bias[\1]", AS_IS),
-    r"visual\.merger\.ln_q\.weight": ("vision.norm.scale", AS_IS),
-    r"visual\.merger\.ln_q\.bias": ("vision.norm.bias", AS_IS),
+    **norm(_BLOCK + r"norm([12])", r"vision.blocks.norm\2", r"[\1]"),
+    **linear(_BLOCK + r"attn\.([qkv])", r"vision.blocks.attention.\2", r"[\1]"),
+    **linear(_BLOCK + r"attn\.proj", "vision.blocks.attention.out", r"[\1]"),
+    **linear(_BLOCK + r"mlp\.(fc[12])", r"vision.blocks.mlp.\2", r"[\1]"),
+    **norm(r"visual\.merger\.ln_q", "vision.norm"),
     **two_layers(r"visual\.merger\.mlp\.", "vision.merger"),
     **decoder_rules(target="decoder.", head=False),
     r"rm_head\.weight": ("reward.kernel", LINEAR),

@@ -7,6 +7,7 @@ import numpy as np
 
 from converters.core import AS_IS, CONV2D, LINEAR
 from converters.decoder import IGNORED
+from converters.layers import linear, norm
 from converters.towers import split_rows, third
 
 _VISION = r"model\.vision\."
@@ -28,21 +29,15 @@ RULES = {
     _PATCHES + r"proj\.bias": ("vision.patch_bias", AS_IS),
     _PATCHES + r"cls_embedding": ("vision.class_row", first),
     _PATCHES + r"position_embedding\.weight": ("vision.position", AS_IS),
-    _BLOCK + r"attention\.([qkv])\.weight": (r"vision.blocks.attention.\2.kernel[\1]", LINEAR),
-    _BLOCK + r"attention\.([qkv])\.bias": (r"vision.blocks.attention.\2.bias[\1]", AS_IS),
-    _BLOCK + r"attention\.dense\.weight": (r"vision.blocks.attention.out.kernel[\1]", LINEAR),
-    _BLOCK + r"attention\.dense\.bias": (r"vision.blocks.attention.out.bias[\1]", AS_IS),
-    _BLOCK + r"input_layernorm\.weight": (r"vision.blocks.norm1.scale[\1]", AS_IS),
-    _BLOCK + r"input_layernorm\.bias": (r"vision.blocks.norm1.bias[\1]", AS_IS),
-    _BLOCK + r"post_attention_layernorm\.weight": (r"vision.blocks.norm2.scale[\1]", AS_IS),
-    _BLOCK + r"post_attention_layernorm\.bias": (r"vision.blocks.norm2.bias[\1]", AS_IS),
-    _BLOCK + r"mlp\.(fc[12])\.weight": (r"vision.blocks.mlp.\2.kernel[\1]", LINEAR),
-    _BLOCK + r"mlp\.(fc[12])\.bias": (r"vision.blocks.mlp.\2.bias[\1]", AS_IS),
+    **linear(_BLOCK + r"attention\.([qkv])", r"vision.blocks.attention.\2", r"[\1]"),
+    **linear(_BLOCK + r"attention\.dense", "vision.blocks.attention.out", r"[\1]"),
+    **norm(_BLOCK + r"input_layernorm", "vision.blocks.norm1", r"[\1]"),
+    **norm(_BLOCK + r"post_attention_layernorm", "vision.blocks.norm2", r"[\1]"),
+    **linear(_BLOCK + r"mlp\.(fc[12])", r"vision.blocks.mlp.\2", r"[\1]"),
     _VISION + r"conv\.weight": ("vision.join", CONV2D),
     _VISION + r"conv\.bias": ("vision.join_bias", AS_IS),
     _ADAPTER + r"linear_proj\.weight": ("vision.linear.kernel", LINEAR),
-    _ADAPTER + r"norm1\.weight": ("vision.norm.scale", AS_IS),
-    _ADAPTER + r"norm1\.bias": ("vision.norm.bias", AS_IS),
+    **norm(_ADAPTER + r"norm1", "vision.norm"),
     _ADAPTER + r"gate_proj\.weight": ("vision.adapter.gate.kernel", LINEAR),
     _ADAPTER + r"dense_h_to_4h\.weight": ("vision.adapter.up.kernel", LINEAR),
     _ADAPTER + r"dense_4h_to_h\.weight": ("vision.adapter.down.kernel", LINEAR),
@@ -55,21 +50,12 @@ RULES = {
     _LAYER + r"post_attention_layernorm\.weight": (r"decoder.blocks.norm2.scale[\1]", AS_IS),
 }
 for _stored, _ours in (("language", "text"), ("vision", "vision")):
+    _EXPERTS, _TARGET = _LAYER + rf"self_attn\.{_stored}_expert_", f"decoder.blocks.{_ours}"
     RULES |= {
-        _LAYER + rf"self_attn\.{_stored}_expert_([qkv])\.weight": (
-            rf"decoder.blocks.{_ours}.\2.kernel[\1]",
-            LINEAR,
-        ),
-        _LAYER + rf"self_attn\.{_stored}_expert_([qkv])\.bias": (
-            rf"decoder.blocks.{_ours}.\2.bias[\1]",
-            AS_IS,
-        ),
-        _LAYER + rf"self_attn\.{_stored}_expert_dense\.weight": (
-            rf"decoder.blocks.{_ours}.out.kernel[\1]",
-            LINEAR,
-        ),
+        **linear(_EXPERTS + "([qkv])", _TARGET + r".\2", r"[\1]"),
+        _EXPERTS + r"dense\.weight": (_TARGET + r".out.kernel[\1]", LINEAR),
         _LAYER + rf"mlp\.{_stored}_mlp\.(gate|up|down)_proj\.weight": (
-            rf"decoder.blocks.{_ours}.mlp.\2.kernel[\1]",
+            _TARGET + r".mlp.\2.kernel[\1]",
             LINEAR,
         ),
     }

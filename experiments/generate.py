@@ -1,6 +1,6 @@
 r"""Searches a video for each prompt, and writes it with its tree, its cost and a picture of both.
 
-python -m experiments.generate --prompt="a red circle moving right and a blue square moving up"
+python -m experiments.generate --prompt="a yellow square moving up and a blue circle moving right"
 python -m experiments.generate --prompts_file=prompts.txt --workdir=runs/many --seed=1
 python -m experiments.generate --prompt="..." --config.search.preset=random_linear
 python -m experiments.generate --prompt="..." --config.budget.nfe=500 --dry_run
@@ -345,7 +345,7 @@ def _write(
     media.write_gif(folder / "best.gif", result.best.frames, **video)
     write_contact_sheet(
         folder / "contact_sheet.png",
-        _rows(result, outline.num_segments),
+        _rows(result, single, outline.num_segments),
         title=tree["prompt"],
         subtitle=summary.describe(config, tree),
     )
@@ -370,8 +370,8 @@ def _write(
     media.write_bytes(folder / "ledger.json", to_json(costs))
 
 
-def _rows(result: SearchResult, num_segments: int) -> list[Row]:
-    """The contact sheet's rows: finished paths, and each pruned path where it ended."""
+def _rows(result: SearchResult, single: Node, num_segments: int) -> list[Row]:
+    """The contact sheet's rows: finished paths, pruned ones where they ended, the single sample."""
     nodes = {node.path: node for node in result.nodes if node.fidelity == "full"}
     standings = _standings(nodes.values())
     rows = []
@@ -397,6 +397,16 @@ def _rows(result: SearchResult, num_segments: int) -> list[Row]:
                 pruned_at=None if finished else node.depth - 1,
                 winner=node.path == result.best.path,
                 note="no search" if finished and not any(node.path) else "",
+            )
+        )
+    if not any(row.note for row in rows):
+        rows.append(
+            Row(
+                path=single.path,
+                frames=single.frames,
+                scores=single.scores,
+                note="no search",
+                apart=True,
             )
         )
     return rows

@@ -11,7 +11,8 @@ device-seconds, for the configured search and for the best of N; of a config of 
 also what its grid takes in device-hours. The GPU column is no estimate of a
 compiler but a roofline: the data sheet's peak and bandwidth of an H100.
 
-Programs of full size take minutes each; every one that is compiled is told on stderr. Writes
+Programs of full size take minutes each; every one that is compiled is told on stderr. With
+--memory_only the compiler makes the least effort, and seconds are rooflines. Writes
 <output>/plan.json and plan.txt, if an output is given.
 """
 
@@ -57,6 +58,9 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "only", "", "compile programs whose name has this in it (a regex); all by default", values
     )
+    flags.DEFINE_bool(
+        "memory_only", False, "compile with the least effort and give seconds by roofline", values
+    )
     flags.DEFINE_string("output", "", "folder for plan.json and plan.txt", flag_values=values)
 
 
@@ -65,7 +69,15 @@ def main(options: flags.FlagValues) -> None:
     try:
         dtype, wanted = jnp.dtype(options.dtype), re.compile(options.only)
         chip, devices = chips.tpu_devices(options.topology)
-        found = make_plan(options.config, options.topology, chip, devices, dtype, wanted)
+        found = make_plan(
+            options.config,
+            options.topology,
+            chip,
+            devices,
+            dtype,
+            wanted,
+            memory_only=options.memory_only,
+        )
     except chips.TopologyError as error:
         raise cli.UsageError(str(error)) from error
     except (TypeError, re.error) as error:
@@ -91,6 +103,8 @@ def make_plan(
     devices,
     dtype=jnp.bfloat16,
     wanted: re.Pattern = re.compile(""),
+    *,
+    memory_only: bool = False,
 ) -> dict:
     """Sketches a config's search and compiles its programs.
 
@@ -100,6 +114,7 @@ def make_plan(
       chip, devices: as `chips.tpu_devices` gives them.
       dtype: of parameters as converted.
       wanted: programs to compile, by name.
+      memory_only: whether they are compiled for what they hold alone, with the least effort.
 
     Returns:
       The plan as JSON has it; bytes and seconds.
@@ -118,7 +133,9 @@ def make_plan(
         on = mesh.size // (mesh.shape[BRANCH] if program is sketch.texts else 1)
         held = program.held if program is sketch.texts else sketch.held
         compiled = bool(wanted.search(program.name))
-        figures[id(program)] = _figures(program, chip, on, held, compile_it=compiled)
+        figures[id(program)] = _figures(
+            program, chip, on, held, compile_it=compiled, memory_only=memory_only
+        )
 
     def seconds(program: Program) -> float:
         if id(program) not in figures:  # moves other numbers of branches: nothing to compute
@@ -186,7 +203,15 @@ def _version(name: str) -> str:
         return ""
 
 
-def _figures(program: Program, chip: Chip, on: int, held: int, *, compile_it: bool) -> dict:
+def _figures(
+    program: Program,
+    chip: Chip,
+    on: int,
+    held: int,
+    *,
+    compile_it: bool,
+    memory_only: bool = False,
+) -> dict:
     """One program's entry; `held` are the parameters on each chip while it runs."""
     work = program.work
     own = work.flops / on
@@ -204,16 +229,13 @@ def _figures(program: Program, chip: Chip, on: int, held: int, *, compile_it: bo
     if compile_it:
         start = time.perf_counter()
         try:
-            compiled = executable.compile_for(program.traced.lower())
+            compiled = executable.compile_for(program.traced.lower(), quick=memory_only)
         except executable.DoesNotFit as error:
             row |= {"fits": False, "peak": error.needed, "refused": str(error)}
         else:
-            memory, text = executable.memory_of(compiled), executable.read(compiled.as_text())
+            memory = executable.memory_of(compiled)
             others = max(memory.arguments - program.held, 0)
             peak = memory.peak - memory.arguments + held + others
-            kernels = chip.roofline(work.kernels / on, 0)
-            copies = chip.roofline(0, text.unestimated)
-            moved = text.moved
             row |= {
                 "compiled": True,
                 "arguments": memory.arguments,
@@ -221,11 +243,18 @@ def _figures(program: Program, chip: Chip, on: int, held: int, *, compile_it: bo
                 "outputs": memory.outputs,
                 "peak": peak,
                 "fits": peak <= USABLE * chip.memory,
-                "kernels": text.kernels,
-                "unestimated": text.unestimated,
-                "collectives": text.collectives,
-                "compiler_seconds": text.cycles / chip.clock + kernels + copies,
             }
+            if not memory_only:
+                text = executable.read(compiled.as_text())
+                kernels = chip.roofline(work.kernels / on, 0)
+                copies = chip.roofline(0, text.unestimated)
+                moved = text.moved
+                row |= {
+                    "kernels": text.kernels,
+                    "unestimated": text.unestimated,
+                    "collectives": text.collectives,
+                    "compiler_seconds": text.cycles / chip.clock + kernels + copies,
+                }
         row["compile_seconds"] = time.perf_counter() - start
         took = f"{row['compile_seconds']:.0f} s to compile"
         print(f"{program.name}: {row['peak'] / GIB:.2f} GiB, {took}", file=sys.stderr, flush=True)

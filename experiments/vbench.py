@@ -28,36 +28,46 @@ Files are read once and judged in groups: the frames of several go through a net
 what two dimensions want to know of a file is computed once.
 
 Detections of objects and captions are recorded by other programs; see
-`tts_jax.evaluation.vbench.recorded` for the file that --detections names.
+`tts_jax.evaluation.vbench.recorded` for the file that --detections names. What is not recorded a
+model of your own is asked for, --detectors=objects=PACKAGE.MODULE:NAME, which is described in
+`tts_jax.evaluation.vbench.detectors`; detections.json beside the scores keeps its answers.
 
 Writes eval_results.json in VBench's own form, and table.md and table.json, which also say what is
 not computed and why. A score on custom input is none of the leaderboard's. The same command goes on
-after a kill with what journal.jsonl does not have. Of videos that are made, these are in base/ and
-searched/, the files in videos/, and comparison.md and comparison.json set the two side by side.
+after a kill with what journal/ does not have; its processes share the files. Of videos that are
+made, these are in base/ and searched/, the files in videos/, and comparison.md and comparison.json
+set the two side by side.
 
 Stand-ins without weights, named proxy_*, are measured where --dimensions names them: they are in
 the tables only, and enter none of the final scores.
 """
 
+import contextlib
 import functools
 import hashlib
 import json
+import math
+import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import numpy as np
 from absl import flags
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from experiments import cli, processes, suite, suite_report
+from experiments.journal import Journal, claim
 from experiments.runs import to_json
 from tts_jax import media
 from tts_jax.evaluation.vbench import rules, sampling
+from tts_jax.evaluation.vbench.detectors import DetectorFault, Named, load_detectors
 from tts_jax.evaluation.vbench.dimensions import (
     DIMENSIONS,
+    RECORDED,
     STAND_INS,
     Dimension,
     Networks,
@@ -73,6 +83,7 @@ from tts_jax.report.progress import Bar
 
 MEASURES = {**DIMENSIONS, **STAND_INS}
 FLICKERING = "temporal_flickering"
+UNIT_FILES = 8  # that one process takes at a time
 GROUP_BYTES = 1 << 24  # of frames that are judged together; networks' inputs take some tens of that
 
 
@@ -97,6 +108,13 @@ def define(values: flags.FlagValues) -> None:
     )
     flags.DEFINE_list("networks", [], "name=folder of a converted network", flag_values=values)
     flags.DEFINE_string("detections", None, "recorded detections, JSON", flag_values=values)
+    flags.DEFINE_list(
+        "detectors",
+        [],
+        "kind=package.module:name of a detector to ask for what is not recorded; kinds are "
+        f"{', '.join(RECORDED)}",
+        flag_values=values,
+    )
     flags.DEFINE_string(
         "info", None, "VBench_full_info.json, or a list of its form", flag_values=values
     )
@@ -157,13 +175,20 @@ class Prompts:
 def main(options: flags.FlagValues) -> None:
     """Runs the program, in one process or many."""
     cli.use_compilation_cache()
-    if options.videos is None:
-        with processes.job(options) as team:
+    with processes.job(options) as team:
+        if options.videos is None:
             _make_and_compare(options, team)
-        return
+        else:
+            _score_folder(options, team)
+
+
+def _score_folder(options: flags.FlagValues, team: processes.Team) -> None:
+    """The scores of given videos."""
     recorded = _recorded([options.detections] if options.detections else [{}])[0]
     prompts, networks = _prompts(options), _networks(options)
-    found = _score(options, prompts, networks, recorded, Path(options.videos), options.workdir)
+    models = networks, _detectors(options)
+    workdir = Path(team.agree("workdir", options.workdir))
+    found = _score(options, team, prompts, *models, recorded, Path(options.videos), workdir)
     if not found.table["rows"]:
         raise cli.RunFault("no dimension could be computed; table.md says why")
 
@@ -186,9 +211,9 @@ def _make_and_compare(options: flags.FlagValues, team: processes.Team) -> None:
             "--detections=BASE.json,SEARCHED.json"
         )
     recorded = dict(zip(suite.ROLES, _recorded(names), strict=True))
-    networks = _networks(options)
+    networks, detectors = _networks(options), _detectors(options)
     for own in recorded.values():  # says what is wrong before it begins
-        dimensions = _choose(options.dimensions, networks, own)
+        dimensions = _choose(options.dimensions, networks, _findable(own, detectors))
     del networks
     dimensions = [name for name in dimensions if name in DIMENSIONS] or list(DIMENSIONS)
     wanted = suite.protocol(prompts.entries, dimensions, options.samples)
@@ -201,13 +226,15 @@ def _make_and_compare(options: flags.FlagValues, team: processes.Team) -> None:
         raise KeyboardInterrupt(f"the same command with --workdir={workdir} goes on") from None
     if left:
         console.print(f"{left} videos are with other processes; the last one scores them")
-    if left or not team.leads:
+    if left:
         return
-    networks = _networks(options)
+    models = _networks(options), detectors
     found = {
-        role: _score(options, prompts, networks, own, folder / role, workdir / role)
+        role: _score(options, team, prompts, *models, own, folder / role, workdir / role)
         for role, own in recorded.items()
     }
+    if not team.leads:
+        return
     rows = suite.rows_of(table, wanted)
     report = suite_report.report(options.config, prompts.entries, rows, found)
     media.write_bytes(workdir / "comparison.json", to_json(report))
@@ -218,9 +245,21 @@ def _make_and_compare(options: flags.FlagValues, team: processes.Team) -> None:
 
 def _networks(options: flags.FlagValues) -> Networks:
     try:
-        return load_networks(_folders(options.networks))
+        return load_networks(_named(options, "networks", "name=folder"))
     except ValueError as error:
         raise cli.UsageError(str(error)) from error
+
+
+def _detectors(options: flags.FlagValues) -> dict[str, Named]:
+    try:
+        return load_detectors(_named(options, "detectors", "kind=package.module:name"))
+    except ValueError as error:
+        raise cli.UsageError(str(error)) from error
+
+
+def _findable(recorded: Mapping, detectors: Mapping) -> dict[str, Mapping]:
+    """What is recorded, and nothing yet of what can be detected besides."""
+    return {kind: {} for kind in detectors} | dict(recorded)
 
 
 def _recorded(files: Sequence[str | Mapping]) -> list[Mapping]:
@@ -233,15 +272,17 @@ def _recorded(files: Sequence[str | Mapping]) -> list[Mapping]:
 
 def _score(
     options: flags.FlagValues,
+    team: processes.Team,
     prompts: Prompts,
     networks: Networks,
+    detectors: Mapping[str, Named],
     recorded: Mapping,
     folder: Path,
-    workdir: Path | str,
+    workdir: Path,
 ) -> "Evaluation":
-    """Scores the videos of a folder and writes what is found."""
-    console, workdir = Console(highlight=False), Path(workdir)
-    chosen = _choose(options.dimensions, networks, recorded)
+    """Scores the videos of a folder with the other processes; the first writes what is found."""
+    console = Console(highlight=False, quiet=not team.leads)
+    chosen = _choose(options.dimensions, networks, _findable(recorded, detectors))
     try:
         files = sampling.find_videos(folder)
     except ValueError as error:
@@ -252,78 +293,62 @@ def _score(
         chosen,
         networks,
         recorded,
+        detectors=detectors,
         several_processes=options.several_processes,
         console=console,
-        journal=_open_journal(workdir, options),
+        journal=_open_journal(workdir, options, team),
     )
-    for name, content in (("eval_results", found.results), ("table", found.table)):
-        text = json.dumps(content, indent=2) + "\n"
-        media.write_bytes(workdir / f"{name}.json", text.encode())
-    media.write_bytes(workdir / "table.md", markdown(found.table).encode())
-    _print(console, found.table)
-    console.print(f"written to {workdir}")
+    if team.leads:
+        _write(workdir, found, bool(detectors))
+        _print(console, found.table)
+        console.print(f"written to {workdir}")
+    team.wait(f"scores in {workdir}")
     return found
 
 
-class Journal:
-    """What was found on files, so that a stopped run goes on; a changed file is looked at again."""
-
-    def __init__(self, path: Path | None = None):
-        """Reads what there is; a line cut short by a kill is dropped. None keeps nothing."""
-        self._path, self._known = path, {}
-        if path is not None and path.exists():
-            lines = [n for n in path.read_text("utf-8").splitlines(keepends=True) if n[-1] == "\n"]
-            path.write_text("".join(lines), "utf-8")
-            for line in map(json.loads, lines):
-                self._known[tuple(line["file"]), line["what"]] = line["found"]
-
-    def known(self, file: Path, what: str) -> bool:
-        """Whether something is known of a file."""
-        return (_stamp(file), what) in self._known
-
-    def find(self, file: Path, what: str, compute: Callable[[], object]) -> object:
-        """What is known of a file; what is not is computed, and kept."""
-        stamp = _stamp(file)
-        if (stamp, what) not in self._known:
-            found = self._known[stamp, what] = compute()
-            if self._path is not None:
-                with self._path.open("a", encoding="utf-8") as log:
-                    log.write(json.dumps({"file": stamp, "what": what, "found": found}) + "\n")
-        return self._known[stamp, what]
+def _write(workdir: Path, found: "Evaluation", detected: bool) -> None:
+    contents = {"eval_results": found.results, "table": found.table}
+    for name, content in contents.items():
+        text = json.dumps(content, indent=2) + "\n"
+        media.write_bytes(workdir / f"{name}.json", text.encode())
+    if detected:
+        text = json.dumps(found.recorded) + "\n"
+        media.write_bytes(workdir / "detections.json", text.encode())
+    media.write_bytes(workdir / "table.md", markdown(found.table).encode())
 
 
-def _stamp(file: Path) -> tuple[str, int, int]:
-    """What tells a file from a changed one."""
-    status = file.stat()
-    return file.name, status.st_size, status.st_mtime_ns
-
-
-def _open_journal(workdir: Path, options: flags.FlagValues) -> Journal:
+def _open_journal(workdir: Path, options: flags.FlagValues, team: processes.Team) -> Journal:
     """The journal of a run with the same networks, detections and prompts; of videos that the
     program makes itself, other ones begin anew."""
     settings = {"networks": sorted(options.networks), "prompt": options.prompt}
+    if options.detectors:
+        settings["detectors"] = sorted(options.detectors)
     for name in ("detections", "info", "prompts"):
         paths = (getattr(options, name) or "").split(",")
         found = [hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in paths if path]
         settings[name] = ",".join(found) or None
     path, text = workdir / "config.json", json.dumps(settings, indent=2) + "\n"
-    if path.exists() and path.read_text() != text:
-        if options.videos is not None:
-            raise cli.UsageError(
-                f"{workdir} holds scores with other networks, detections or prompts"
-            )
-        (workdir / "journal.jsonl").unlink(missing_ok=True)
     workdir.mkdir(parents=True, exist_ok=True)
-    media.write_bytes(path, text.encode())
-    return Journal(workdir / "journal.jsonl")
+    with claim(workdir, "config", wait=True):
+        if path.exists() and path.read_text() != text:
+            if options.videos is not None:
+                raise cli.UsageError(
+                    f"{workdir} holds scores with other networks, detections or prompts"
+                )
+            shutil.rmtree(workdir / "journal", ignore_errors=True)
+        media.write_bytes(path, text.encode())
+        return Journal(workdir, begin=team.index / team.count)
 
 
-def _folders(arguments: Sequence[str]) -> dict[str, str]:
-    pairs = [argument.partition("=") for argument in arguments]
-    for name, equals, folder in pairs:
-        if not (name and equals and folder):
-            raise cli.UsageError(f"--networks takes name=folder, not {name + equals + folder!r}")
-    return {name: folder for name, _, folder in pairs}
+def _named(options: flags.FlagValues, flag: str, form: str) -> dict[str, str]:
+    """A flag's names and what each stands for."""
+    pairs = [argument.partition("=") for argument in getattr(options, flag)]
+    for name, equals, value in pairs:
+        if not (name and equals and value):
+            raise cli.UsageError(f"--{flag} takes {form}, not {name + equals + value!r}")
+    if twice := [name for name, _, _ in pairs if [n for n, _, _ in pairs].count(name) > 1]:
+        raise cli.UsageError(f"--{flag} names {twice[0]} twice")
+    return {name: value for name, _, value in pairs}
 
 
 def _choose(names: Sequence[str], networks: Networks, recorded: Mapping) -> list[str]:
@@ -381,25 +406,47 @@ class Evaluation:
       table: rows, what is not computed, and the final scores or why there are none.
       results: {dimension: [score, records]}, VBench's own form, without stand-ins.
       values: by dimension and file name, the value of each video that has one.
+      recorded: by kind and file name, what was recorded before and what detectors said now.
     """
 
     table: dict
     results: dict
     values: dict[str, dict[str, float]]
+    recorded: dict[str, dict[str, list]]
 
 
 @dataclass
 class _Task:
-    """A dimension and the files it reads."""
+    """A dimension and the files it reads.
+
+    Attributes:
+      dimension, label, files: what reads them, its name in the results, and they.
+      remarks: what is to be said of the score.
+      whole: whether the files are all of the dimension's suite.
+      stop: the first known place among all files where the dimension fails; none after it counts.
+      judged: the files up to there; then what was found on them.
+    """
 
     dimension: Dimension
     label: str
     files: list[Path]
     remarks: list[str] = field(default_factory=list)
     whole: bool = True
+    stop: float = math.inf
+    judged: list[Path] = field(default_factory=list)
     records: list[dict] = field(default_factory=list)
     verdicts: dict[str, rules.Verdict] = field(default_factory=dict)
     fault: str | None = None
+
+    def add(self, path: Path, entry: Mapping) -> None:
+        """Takes what was found on the next file."""
+        self.judged.append(path)
+        if "fault" in entry:
+            self.fault = entry["fault"]
+            return
+        verdict = self.verdicts[path.name] = rules.Verdict(**entry)
+        if verdict.record is not None:
+            self.records.append({"video_path": str(path), **verdict.record})
 
 
 def evaluate(
@@ -409,6 +456,7 @@ def evaluate(
     networks: Networks,
     recorded: Mapping[str, Mapping[str, Sequence]],
     *,
+    detectors: Mapping[str, Named] | None = None,
     several_processes: bool = False,
     console: Console | None = None,
     journal: Journal | None = None,
@@ -421,18 +469,21 @@ def evaluate(
       names: dimensions; what they lack is said in the table.
       networks: by their names in `dimensions.NETWORKS`.
       recorded: by kind and file name, see `tts_jax.evaluation.vbench.recorded`.
+      detectors: by kind, those that are asked for what is not recorded.
       several_processes: see `rules.combine`.
       console: gets a progress bar.
       journal: has what an earlier run found, and gets what this one does.
 
     Raises:
       UsageError: a file cannot be read.
+      RunFault: a detector fails.
     """
     journal = journal or Journal()
+    seen = _Seen(_findable(recorded, detectors or {}), detectors or {}, journal)
     tasks, absent = [], {name: "not asked for" for name in DIMENSIONS if name not in names}
     for name in names:
-        lack = MEASURES[name].lacks(networks, recorded)
-        task = None if lack else _plan(name, files, prompts, networks, recorded, journal)
+        lack = MEASURES[name].lacks(networks, seen.recorded)
+        task = None if lack else _plan(name, files, prompts, networks, seen, journal)
         if task is not None and task.files:
             tasks.append(task)
         else:
@@ -442,11 +493,27 @@ def evaluate(
         for path in task.files:
             readers[path].append(task)
     with Bar(console or Console(quiet=True), len(files)) as bar:
-        done = 0
-        for group in _groups(readers, prompts, recorded, journal):
-            _judge(group, readers, networks, journal)
-            done += len(group)
-            bar.update(done, list(group)[-1].name)
+        over = set()
+
+        def done(unit: Mapping[Path, Sequence[_Task]]) -> bool:
+            return not any(
+                _open_tasks(path, tasks, places, journal) for path, tasks in unit.items()
+            )
+
+        def make(unit: Mapping[Path, Sequence[_Task]]) -> None:
+            for group in _groups(unit, places, prompts, seen, journal):
+                _judge(group, unit, places, networks, journal)
+                journal.keep()
+                over.update(group)
+                bar.update(len(over), list(group)[-1].name)
+
+        places = {path: place for place, path in enumerate(files)}
+        journal.work(_units(readers), done, make)
+        bar.update(len(files), "all files")
+    for path, tasks_of in readers.items():
+        for task in tasks_of:
+            if task.fault is None:
+                task.add(path, journal.of(path, task.dimension.name))
     rows, results, values = [], {}, {}
     for task in tasks:
         try:
@@ -470,7 +537,49 @@ def evaluate(
         "rows": rows,
         "not_computed": {name: absent[name] for name in DIMENSIONS if name in absent},
     }
-    return Evaluation(table={**table, **_final(table, tasks)}, results=results, values=values)
+    table |= _final(table, tasks)
+    return Evaluation(table=table, results=results, values=values, recorded=seen.all_of(tasks))
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What is recorded of files, and who is asked for the rest."""
+
+    recorded: Mapping[str, Mapping[str, Sequence]]
+    detectors: Mapping[str, Named]
+    journal: Journal
+
+    def has(self, kind: str, path: Path) -> bool:
+        """Whether something is recorded, or can be."""
+        return kind in self.detectors or path.name in self.recorded[kind]
+
+    def of(self, path: Path, kinds: Collection[str], frames: np.ndarray) -> dict[str, Sequence]:
+        """What is recorded of some kinds; detectors are asked for what is not."""
+        return {kind: self._of(path, kind, frames) for kind in kinds}
+
+    def _of(self, path: Path, kind: str, frames: np.ndarray) -> Sequence:
+        if path.name in self.recorded[kind]:
+            return self.recorded[kind][path.name]
+
+        def detect() -> list:
+            try:
+                return self.detectors[kind].detect(kind, path.name, frames)
+            except DetectorFault as error:
+                raise cli.RunFault(str(error)) from error
+
+        found = self.journal.find(path, kind, detect)
+        self.journal.keep()
+        return found
+
+    def all_of(self, tasks: Sequence["_Task"]) -> dict[str, dict[str, list]]:
+        """What is recorded, and what was detected of the files of tasks."""
+        found = {kind: dict(self.recorded[kind]) for kind in RECORDED if kind in self.recorded}
+        for task in tasks:
+            kind = task.dimension.recorded
+            for path in task.judged if kind is not None else ():
+                if path.name not in found[kind]:
+                    found[kind][path.name] = self.journal.of(path, kind)
+        return {kind: dict(sorted(videos.items())) for kind, videos in found.items()}
 
 
 def _plan(
@@ -478,7 +587,7 @@ def _plan(
     files: Sequence[Path],
     prompts: Prompts,
     networks: Networks,
-    recorded: Mapping,
+    seen: _Seen,
     journal: Journal,
 ) -> _Task:
     """Which files a dimension reads, and what is to be said of that."""
@@ -502,7 +611,7 @@ def _plan(
         task.label, task.whole = f"{FLICKERING} (unfiltered)", False
     for what, has in (
         ("a prompt that says what to look for", _has_info(dimension, prompts)),
-        (f"recorded {dimension.recorded}", _has_recorded(dimension, recorded)),
+        (f"recorded {dimension.recorded}", _has_recorded(dimension, seen)),
     ):
         kept = [path for path in task.files if has(path)]
         if lacking := len(task.files) - len(kept):
@@ -516,8 +625,8 @@ def _has_info(dimension: Dimension, prompts: Prompts):
     return lambda path: not dimension.needs_info or dimension.name in prompts.info(prompts.of(path))
 
 
-def _has_recorded(dimension: Dimension, recorded: Mapping):
-    return lambda path: dimension.recorded is None or path.name in recorded[dimension.recorded]
+def _has_recorded(dimension: Dimension, seen: _Seen):
+    return lambda path: dimension.recorded is None or seen.has(dimension.recorded, path)
 
 
 def _keep_static(
@@ -525,13 +634,43 @@ def _keep_static(
 ) -> None:
     """Leaves the static files of the candidates to temporal flickering."""
 
+    def look(path: Path) -> dict:
+        video = _read(path, prompts)
+        networks["raft"].forget()
+        try:
+            return {"still": ask(is_static(video), video, networks)}
+        except ValueError as error:
+            return {"fault": str(error)}
+
     def keep(path: Path) -> bool:
-        def still() -> bool:
-            video = _read(path, prompts, {})
-            return ask(is_static(video), video, networks)
+        found = journal.find(path, "static", functools.partial(look, path))
+        journal.keep()
+        if "fault" in found:
+            raise ValueError(found["fault"])
+        return found["still"]
 
-        return journal.find(path, "static", still)
+    def keep_known(path: Path) -> bool:
+        if not journal.known(path, "static"):
+            raise LookupError
+        return keep(path)
 
+    def done(candidates: Sequence[Path]) -> bool:
+        with contextlib.suppress(ValueError):
+            try:
+                sampling.choose_static(candidates, keep_known)
+            except LookupError:
+                return False
+        return True
+
+    def make(candidates: Sequence[Path]) -> None:
+        with contextlib.suppress(ValueError):
+            sampling.choose_static(candidates, keep)
+
+    by_prompt = {}
+    for path in task.files:
+        by_prompt.setdefault(sampling.prompt_of(path), []).append(path)
+    units = {f"static-{i:05d}": paths for i, paths in enumerate(by_prompt.values())}
+    journal.work(units, done, make)
     try:
         kept = sampling.choose_static(task.files, keep)
     except ValueError as error:
@@ -545,29 +684,57 @@ def _keep_static(
         task.whole = False
 
 
-def _read(path: Path, prompts: Prompts, recorded: Mapping) -> Video:
+def _read(
+    path: Path, prompts: Prompts, seen: _Seen | None = None, kinds: Collection[str] = ()
+) -> Video:
+    """A file, with what is recorded of some kinds."""
     try:
         frames, fps = media.read_video(path)
     except ValueError as error:
         raise cli.UsageError(str(error)) from error
     prompt = prompts.of(path)
-    found = {kind: videos[path.name] for kind, videos in recorded.items() if path.name in videos}
+    found = seen.of(path, kinds, frames) if seen is not None else {}
     return Video(path.name, frames, fps, prompt, prompts.info(prompt), found)
 
 
+Readers = Mapping[Path, Sequence[_Task]]  # what reads each file
+
+
+def _units(readers: Readers) -> dict[str, Readers]:
+    """Files that one process judges, whatever the number of processes, so that bytes are alike."""
+    pairs = list(readers.items())
+    starts = range(0, len(pairs), UNIT_FILES)
+    return {f"{n // UNIT_FILES:05d}": dict(pairs[n : n + UNIT_FILES]) for n in starts}
+
+
+def _open_tasks(
+    path: Path, tasks: Sequence[_Task], places: Mapping[Path, int], journal: Journal
+) -> list[_Task]:
+    """The tasks for which a file is still to be judged: not those that failed before it."""
+    for task in tasks:
+        if journal.known(path, task.dimension.name):
+            if "fault" in journal.of(path, task.dimension.name):
+                task.stop = min(task.stop, places[path])
+    return [
+        task
+        for task in tasks
+        if places[path] < task.stop and not journal.known(path, task.dimension.name)
+    ]
+
+
 def _groups(
-    readers: Mapping[Path, Sequence[_Task]],
+    readers: Readers,
+    places: Mapping[Path, int],
     prompts: Prompts,
-    recorded: Mapping,
+    seen: _Seen,
     journal: Journal,
 ) -> Iterator[dict[Path, Video | None]]:
     """Files that are judged together, each read once, and not at all where nothing is to judge."""
     group, size = {}, 0
     for path, tasks in readers.items():
-        wanted = any(
-            task.fault is None and not journal.known(path, task.dimension.name) for task in tasks
-        )
-        group[path] = _read(path, prompts, recorded) if wanted else None
+        wanted = [task.dimension for task in _open_tasks(path, tasks, places, journal)]
+        kinds = {dimension.recorded for dimension in wanted} - {None}
+        group[path] = _read(path, prompts, seen, sorted(kinds)) if wanted else None
         size += group[path].frames.nbytes if wanted else 0
         if size >= GROUP_BYTES:
             yield group
@@ -578,28 +745,23 @@ def _groups(
 
 def _judge(
     group: Mapping[Path, Video | None],
-    readers: Mapping[Path, Sequence[_Task]],
+    readers: Readers,
+    places: Mapping[Path, int],
     networks: Networks,
     journal: Journal,
 ) -> None:
-    """Judges the files of a group in all dimensions that read them."""
-    todo = [(path, task) for path in group for task in readers[path] if task.fault is None]
-    new = [(p, t.dimension) for p, t in todo if not journal.known(p, t.dimension.name)]
+    """Judges the files of a group in all dimensions that read them, whatever was judged before."""
+    for network in networks.values():
+        network.forget()
+    new = [
+        (path, task.dimension)
+        for path in group
+        for task in _open_tasks(path, readers[path], places, journal)
+    ]
     askings = [(dimension.asking(group[path], networks), group[path]) for path, dimension in new]
     answers = zip(new, ask_all(askings, networks), strict=True)
-    found = {(path, dimension.name): answer for (path, dimension), answer in answers}
-    for path, task in todo:
-        if task.fault is not None:
-            continue
-        what = task.dimension.name
-        entry = journal.find(path, what, functools.partial(_entry, found.get((path, what))))
-        if "fault" in entry:
-            task.fault = entry["fault"]
-            continue
-        verdict = rules.Verdict(**entry)
-        task.verdicts[path.name] = verdict
-        if verdict.record is not None:
-            task.records.append({"video_path": str(path), **verdict.record})
+    for (path, dimension), answer in answers:
+        journal.find(path, dimension.name, functools.partial(_entry, answer))
 
 
 def _entry(found: rules.Verdict | ValueError) -> dict:

@@ -118,7 +118,8 @@ def load_safetensors(path: Path | str, like: Mapping, dtype=jnp.float32) -> dict
         raise CheckpointError(f"checkpoint {path} cannot be read: {error}") from error
     wanted = flatten(like)
     _refuse(path, differences(tensors, wanted))
-    return unflatten({name: jnp.asarray(tensors[name], dtype) for name in wanted}, like)
+    found = {name: tensors[name].astype(dtype) for name in wanted}  # not a program of each shape
+    return unflatten(jax.device_put(found), like)
 
 
 def differences(found: Mapping, wanted: Mapping) -> list[str]:

@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 BRANCH, MODEL, SEQUENCE = AXES = "branch", "model", "sequence"
@@ -62,7 +63,9 @@ def make_mesh(branch: int = 0, model: int = 1, sequence: int = 1, *, devices=Non
     if min(sizes) < 1 or count > len(devices):
         named = ", ".join(f"{name} {size}" for name, size in zip(AXES, sizes, strict=True))
         raise MeshError(f"a mesh of {count} devices ({named}), but {len(devices)} exist")
-    return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices[:count])
+    # 8 of the 4 x 4 chips of a torus are no whole sides
+    chosen = mesh_utils.create_device_mesh(sizes, devices[:count], allow_split_physical_axes=True)
+    return Mesh(chosen, AXES, axis_types=(AxisType.Auto,) * 3)
 
 
 def devices_of_a_model(searching: int, loading: int, memory: int, devices: int) -> int:

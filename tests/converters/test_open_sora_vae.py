@@ -61,3 +61,12 @@ def test_another_scale_of_small_frames_is_refused(golden):
     fields = json.loads((golden(NAME) / "config.json").read_text())
     *_, faults = interpret(COMPONENTS[NAME], fields | {"spatial_scaling": 0.13025})
     assert any("0.13025" in fault for fault in faults)
+
+
+def test_unknown_fields_of_either_half_are_found(golden):
+    fields = json.loads((golden(NAME) / "config.json").read_text())
+    *_, faults = interpret(COMPONENTS[NAME], fields)
+    assert faults == []
+    halves = {half: fields[half] | {"quantised": True} for half in ("spatial_vae", "temporal_vae")}
+    *_, faults = interpret(COMPONENTS[NAME], fields | halves)
+    assert faults == [f"field '{half}.quantised' is unknown" for half in sorted(halves)]

@@ -10,6 +10,7 @@ import sys
 
 from experiments import cli, generate, models, sweep, vbench
 from experiments.models import Models
+from tests.experiments.test_vbench import NETWORKS
 from tests.search.analytic import Exact, Flow, Linear, Mixture, direction
 from tts_jax.language.stage_prompts import load_stage_prompts
 from tts_jax.search.store import RoundStore
@@ -35,12 +36,19 @@ def load(config, prompts, *, mesh, **_):
 def run(argv):
     """A program's exit code."""
     program = PROGRAMS[argv[0]]
-    loads, models.load_models = models.load_models, load
+    loads = models.load_models, vbench.load_networks
+    models.load_models = load
+    vbench.load_networks = lambda folders: {name: NETWORKS[name] for name in folders}
     kept = {"config": "sweep.py"} if argv[0] == "sweep" else {}
     try:
         return cli.run(program.main, doc=program.__doc__, define=program.define, argv=argv, **kept)
     finally:
-        models.load_models = loads
+        models.load_models, vbench.load_networks = loads
+
+
+def caption(frames):
+    """A detector: whether a frame is bright."""
+    return ["a bright one" if frame.mean() > 127 else "a dark one" for frame in frames]
 
 
 def die_in_mid_run():

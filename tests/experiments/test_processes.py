@@ -14,6 +14,7 @@ from tests.experiments import member
 from tests.experiments.test_faults import repeatable
 
 PROMPTS = "one\ntwo\n"
+FEATURES = "subject_consistency"
 TREE = (
     "--config.search.branching=(3,2,1)",
     "--config.search.image_keep=0",
@@ -40,9 +41,12 @@ def programs(tmp_path_factory):
     inputs = tmp_path_factory.mktemp("inputs")
     (inputs / "grid.py").write_text(GRID)
     (inputs / "prompts.txt").write_text(PROMPTS)
-    entry = {"prompt_en": "one", "dimension": ["scene"]}
+    seen = {"scene": {"scene": {"scene": "bright"}}}
+    entry = {"prompt_en": "one", "dimension": ["scene", FEATURES], "auxiliary_info": seen}
     (inputs / "info.json").write_text(json.dumps([entry, {**entry, "prompt_en": "two"}]))
     made = f"--prompts={inputs / 'info.json'}", "--config.mesh.branch=1", *TREE
+    ask = "--networks=dino=any", "--detectors=captions=tests.experiments.member:caption"
+    given = f"--info={inputs / 'info.json'}", "--dimensions=temporal_flickering"
     prompts = f"--prompts_file={inputs / 'prompts.txt'}"
     config = f"--config={inputs / 'grid.py'}"
 
@@ -51,7 +55,8 @@ def programs(tmp_path_factory):
             ["generate", prompts, f"--workdir={folder}/apart", "--config.mesh.branch=1", *TREE],
             ["generate", "--prompt=p", f"--workdir={folder}/all", "--config.mesh.branch=2", *TREE],
             ["sweep", config, prompts, f"--workdir={folder}/sweep"],
-            ["vbench", *made, f"--workdir={folder}/suite"],
+            ["vbench", *made, *ask, f"--workdir={folder}/suite"],
+            ["vbench", f"--videos={folder}/suite/videos/base", *given, f"--workdir={folder}/given"],
         ]
 
     return make
@@ -101,6 +106,14 @@ def suite(folder):
     return [(path.parent.name, path.name, path.read_bytes()) for path in paths]
 
 
+def scores(folder):
+    """All that scoring writes, without the folder that records name."""
+    places = [*(folder / "suite" / role for role in ("base", "searched")), folder / "given"]
+    names = "eval_results.json", "table.json", "table.md", "detections.json"
+    paths = [place / name for place in places for name in names if (place / name).exists()]
+    return {str(p.relative_to(folder)): p.read_text().replace(str(folder), "") for p in paths}
+
+
 def test_a_job_that_lost_a_process_ends_and_started_again_gives_the_bytes_of_one_process(
     programs, tmp_path
 ):
@@ -122,6 +135,9 @@ def test_a_job_that_lost_a_process_ends_and_started_again_gives_the_bytes_of_one
     assert rows(tmp_path / "many") == rows(tmp_path / "one")
     assert suite(tmp_path / "many") == suite(tmp_path / "one")
     assert len(suite(tmp_path / "one")) == 2 * 2 * 5
+    assert scores(tmp_path / "many") == scores(tmp_path / "one")
+    assert len(scores(tmp_path / "one")) == 2 * 4 + 3
+    assert "videos | remark" not in said[1][0] and "VBench, suite" in said[0][0]
 
 
 def test_four_processes_search_one_prompt_together_with_the_bytes_of_one_process(tmp_path):

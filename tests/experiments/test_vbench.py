@@ -97,7 +97,8 @@ def test_the_table_says_what_is_not_computed_and_why(done):
 
 
 def test_a_stopped_run_goes_on_and_looks_at_changed_files_again(done, inputs, tmp_path):
-    lines = (done / "journal.jsonl").read_text().splitlines(keepends=True)
+    (part,) = (done / "journal").iterdir()
+    lines = part.read_text().splitlines(keepends=True)
     assert len(lines) == 4
     kept = json.loads(lines[0])
     kept["found"]["record"]["video_results"] = 0.125  # shows that it is not computed again
@@ -105,8 +106,9 @@ def test_a_stopped_run_goes_on_and_looks_at_changed_files_again(done, inputs, tm
     changed["file"][1] += 1
     changed["found"] = {"fault": "an earlier file"}
     (tmp_path / "config.json").write_bytes((done / "config.json").read_bytes())
-    cut = [json.dumps(kept) + "\n", json.dumps(changed) + "\n", lines[2][:20]]
-    (tmp_path / "journal.jsonl").write_text("".join(cut))
+    (tmp_path / "journal").mkdir()
+    begun = f"{json.dumps(kept)}\n{json.dumps(changed)}\n"
+    (tmp_path / "journal" / part.name).write_text(begun)
     argv = [f"--{name}={inputs / file}" for name, file in INPUTS.items()]
     assert run(*argv, f"--workdir={tmp_path}") == 0
     found, first = (
@@ -325,3 +327,18 @@ def test_a_file_is_read_once_and_groups_change_no_score(suite, monkeypatch, size
     assert vbench.evaluate(files, prompts, NAMES, networks, recorded).results == apart
     assert seen == files
     assert rows == ([4, 4, 4] if size == 1 else [12])
+
+
+def test_a_group_goes_through_networks_in_sizes_of_its_own(suite, monkeypatch):
+    """Or bytes would depend on who judged what before."""
+    files, prompts, recorded = suite
+    prompts, sizes = vbench.Prompts(one=PROMPT), []
+    monkeypatch.setattr(vbench, "GROUP_BYTES", 2 * media.read_video(files[0])[0].nbytes)
+
+    def call(x):
+        sizes.append(len(x))
+        return mean(x)
+
+    networks = {"dino": Network(call, 32)}
+    vbench.evaluate(files, prompts, ["subject_consistency"], networks, recorded)
+    assert sizes == [8, 4]  # and not 8 again

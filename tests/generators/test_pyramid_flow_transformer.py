@@ -20,11 +20,13 @@ from tts_jax.generators.pyramid_flow.denoiser import (
     SINUSOID_WIDTH,
     Clip,
     Denoiser,
+    attend_from_own,
     make_layout,
     patchify,
     unpatchify,
 )
 from tts_jax.generators.pyramid_flow.transformer import TransformerConfig
+from tts_jax.nn import attention
 from tts_jax.nn.embeddings import timestep_sinusoid
 from tts_jax.search.flops import count_flops
 
@@ -403,3 +405,35 @@ def test_every_published_tensor_is_taken_once(golden, name, parameters):
     steps = check(manifest, like, model.table(config))
     assert len(steps) == len(manifest)
     assert sum(leaf.size for leaf in flatten(like).values()) == parameters
+
+
+def test_own_tokens_see_by_the_kernel_what_they_see_without_and_nothing_is_joined(monkeypatch):
+    for name in ("TILE_Q", "TILE_K"):
+        monkeypatch.setattr(attention, name, 128)
+    config = TransformerConfig(
+        heads=2,
+        head_size=16,
+        double_blocks=1,
+        single_blocks=1,
+        latent_channels=4,
+        rope_axes=(4, 6, 6),
+        text_width=8,
+        pooled_width=8,
+    )
+    valid = jnp.array([False, True, True])
+    past = Clip(jnp.zeros((2, 3, 4, 8, 4)), jnp.arange(3), valid)
+    text_mask = jnp.arange(10) < jnp.array([[4], [9]])
+    layout = make_layout((2, 2, 8, 16, 4), jnp.array([3, 4]), [past], text_mask, config)
+    lengths = layout.context_rope.cos.shape[0], layout.own_rope.cos.shape[0]
+    context, own = (
+        jax.random.normal(jax.random.key(n), (3, 2, n, config.heads, config.head_size))
+        for n in lengths
+    )
+    plain, split = (
+        partial(attend_from_own, layout=layout, implementation=name) for name in ("xla", "splash")
+    )
+    expected = plain(context, own)
+    np.testing.assert_allclose(jax.jit(split)(context, own), expected, rtol=1e-5, atol=1e-5)
+    joint = f"[2,{sum(lengths)},2,16]"
+    for attend, joins in ((plain, True), (split, False)):
+        assert (joint in str(jax.make_jaxpr(attend)(context, own))) == joins

@@ -79,12 +79,25 @@ def test_parts_of_keys_by_the_kernel_are_attention_over_all(inputs, monkeypatch)
     parts = [(k[:, :140], v[:, :140], there), (k[:, 140:], v[:, 140:], None)]
     mask = jnp.concatenate([there, jnp.ones(60, bool)])[None, None]
     whole = attend(q, k, v, mask)
-    for implementation in ("splash", "blocks"):
-        found = attend_in_parts(q, parts, implementation=implementation)
+    for kept, implementation in ((False, "splash"), (True, "splash"), (False, "blocks")):
+        found = attend_in_parts(q, parts, kept=kept, implementation=implementation)
         np.testing.assert_allclose(found, whole, rtol=1e-5, atol=1e-5)
     nothing = [(k[:, :140], v[:, :140], there & False), parts[1]]
     found = attend_in_parts(q, nothing, implementation="splash")
     np.testing.assert_allclose(found, attend(q, *parts[1][:2]), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_parts_of_a_mask_by_tokens_are_the_whole_of_it(inputs, ends, monkeypatch):
+    monkeypatch.setattr(attention, "TILE_Q", 128)
+    monkeypatch.setattr(attention, "TILE_K", 128)
+    (q, k, v), mask = inputs, token_mask(ends)
+    masks = mask.of_keys(0, 140), mask.of_keys(140, 200)
+    pairs = jnp.concatenate([own.pairs() for own in masks], axis=-1)
+    assert (pairs == mask.pairs()).all() and not masks[1].pairs().any(-1).all()
+    parts = [(k[:, :140], v[:, :140], masks[0]), (k[:, 140:], v[:, 140:], masks[1])]
+    found = attend_in_parts(q, parts, implementation="splash")
+    np.testing.assert_allclose(found, attend(q, k, v, mask), rtol=1e-5, atol=1e-5)
 
 
 def test_siblings_on_tpu_hold_the_keys_that_they_share_once():
@@ -119,19 +132,19 @@ def test_frames_see_frames_as_by_a_mask_of_tokens(inputs):
 
 
 def test_auto_takes_what_the_platform_has(inputs, monkeypatch):
-    def chosen(platform, dtype, heads=1, mask=None):
+    def chosen(platform, dtype, heads=1, unmasked=True):
         monkeypatch.setattr(attention, "_divided", lambda: {"model": heads})
         with attention.on_platform(platform):
-            return attention._choose(*(x.astype(dtype) for x in inputs[:2]), mask)
+            return attention._choose(*(x.astype(dtype) for x in inputs[:2]), unmasked=unmasked)
 
     assert chosen("tpu", jnp.bfloat16) == "xla"  # too short to gain
     monkeypatch.setattr(attention, "TILE_K", 402)
     assert chosen("tpu", jnp.bfloat16) == "xla"  # 200 keys are less than half a tile
     monkeypatch.setattr(attention, "TILE_K", 400)
-    assert chosen("tpu", jnp.bfloat16) == chosen("tpu", jnp.bfloat16, mask=token_mask()) == "splash"
-    assert chosen("tpu", jnp.bfloat16, mask=history_mask()) == "xla"
+    assert chosen("tpu", jnp.bfloat16) == "splash"
+    assert chosen("tpu", jnp.bfloat16, unmasked=False) == "xla"
     monkeypatch.setattr(attention, "TILE_K", 200)
-    assert chosen("tpu", jnp.bfloat16, mask=history_mask()) == "splash"
+    assert chosen("tpu", jnp.bfloat16, unmasked=False) == "splash"
     assert chosen("tpu", jnp.bfloat16, heads=2) == "splash"
     assert chosen("tpu", jnp.bfloat16, heads=4) == "xla"  # two heads for four devices
     assert chosen("tpu", jnp.float32) == chosen("cpu", jnp.bfloat16) == "xla"

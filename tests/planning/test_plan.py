@@ -1,10 +1,12 @@
 """Plans of configured searches, for four v5e chips; only the smallest programs are compiled."""
 
 import json
+import math
 import re
 from pathlib import Path
 
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from configs import cogvideox_5b, pyramid_flow_flux_768p, study_video_t1
@@ -12,6 +14,8 @@ from experiments import cli, plan
 from experiments.models import open_models
 from experiments.sweep import read_studies
 from tts_jax.checkpoints import flatten
+from tts_jax.parallel import make_mesh
+from tts_jax.planning import chips
 from tts_jax.planning.published import published_generator
 from tts_jax.search import Outline
 
@@ -64,6 +68,32 @@ def test_a_model_axis_divides_what_each_chip_holds(planned, tmp_path):
     ]
     # 2 branches instead of 8, of which 2 are padding
     assert advance[1] == pytest.approx([flops / 4 for flops in advance[0]], rel=0.05)
+
+
+def test_a_plan_of_memory_alone_has_no_seconds_of_the_compiler(planned, tmp_path):
+    options = ("--config.search.branches=6", "--only=flicker", "--memory_only")
+    assert run(*LINEAR, *options, f"--output={tmp_path}") == 0
+    whole, quick = (
+        next(
+            p
+            for p in json.loads((f / "plan.json").read_text())["programs"]
+            if "flicker" in p["name"]
+        )
+        for f in (planned, tmp_path)
+    )
+    assert quick["compiled"] and quick["fits"] and "compiler_seconds" not in quick
+    assert quick["peak"] == pytest.approx(whole["peak"], rel=0.05)
+    assert quick["seconds"] == quick["roofline_seconds"]
+
+
+@pytest.mark.parametrize("model", [2, 4, 8])
+def test_a_model_is_divided_over_any_power_of_two_of_a_slice_s_chips(model):
+    _, devices = chips.tpu_devices("v6e:4x4")
+    mesh = make_mesh(0, model, devices=devices)
+    assert dict(mesh.shape) == {"branch": 16 // model, "model": model, "sequence": 1}
+    for group in mesh.devices.reshape(-1, model):  # neighbours, in rows or in blocks
+        spans = np.ptp([device.coords for device in group], axis=0) + 1
+        assert math.prod(spans.tolist()) == model
 
 
 def test_a_plan_prices_searches_of_every_size(planned):

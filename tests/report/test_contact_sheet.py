@@ -91,3 +91,14 @@ def test_a_path_never_decoded_still_has_its_row():
     rows = [*tree(), Row(path=(2,), frames=np.zeros((0, 8, 8, 3)), scores={}, pruned_at=1)]
     taller, lower = contact_sheet(rows, title="t"), contact_sheet(tree(), title="t")
     assert taller.height > lower.height
+
+
+def test_a_path_apart_stands_below_the_tree_and_on_no_branch_of_it():
+    apart = row((0, 0), 3, scores={"clip": 0.2}, note="no search", apart=True)
+    rows = [row((1, 0), 2, scores={"clip": 0.4}, winner=True), apart]
+    tree, both = contact_sheet(rows[:1], title="t"), contact_sheet(rows, title="t")
+    end = tree.height - 40  # between the rows of the tree and the one below
+    assert count(both, COLOURS[3]) > 5 * 50 * 50
+    assert count(both.crop((0, 0, both.width, end)), COLOURS[3]) == 0
+    left = np.asarray(both.crop((0, end, 60, both.height)))
+    assert (left == 255).all()

@@ -10,6 +10,8 @@ import dataclasses
 from abc import abstractmethod
 from collections.abc import Hashable
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -19,10 +21,8 @@ from jax import Array
 from tts_jax.generators.networks import GeneratorNetworks
 from tts_jax.generators.protocol import Condition, Look, Params
 from tts_jax.solvers import noise
-from tts_jax.solvers.noise import Key
-
-# Children are fold_in(key, index); no child has this index.
-NOISE_TAG = 0xFFFFFFFF
+from tts_jax.solvers.noise import NOISE_TAG, Key
+from tts_jax.solvers.steps import STILL, Coefficients, between_stops, row
 
 
 @jax.tree_util.register_dataclass
@@ -45,14 +45,26 @@ class Segments:
     """Steps in segments, for a sampler's config.
 
     It has the fields steps, N; steps_per_segment, of every segment but the last, which may be
-    shorter; draft_steps_per_segment, of the draft, a generator of as many segments; and guidance,
-    which is on above 1.
+    shorter; draft_steps_per_segment, of the draft, a generator of as many segments; guidance, which
+    is on above 1; and those of `schedule_type`.
+
+    Attributes:
+      schedule_type: of the family's timesteps, levels and solver, a dataclass.
     """
+
+    schedule_type: ClassVar[type]
 
     def __post_init__(self):
         for name in ("steps_per_segment", "draft_steps_per_segment"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; at least 1 is needed")
+        _ = self.schedule  # refuses impossible settings
+
+    @cached_property
+    def schedule(self) -> Any:
+        """Timesteps, levels and solver."""
+        names = [field.name for field in dataclasses.fields(self.schedule_type)]
+        return self.schedule_type(**{name: getattr(self, name) for name in names})
 
     @property
     def guided(self) -> bool:
@@ -69,11 +81,26 @@ class Segments:
         return min(segment * self.steps_per_segment, self.steps)
 
 
+def guide(predictions: Array, scale: Array) -> Array:
+    """Classifier-free guidance (arXiv 2207.12598).
+
+    Args:
+      predictions: without the prompt, if guided, and with it, [B, ...].
+      scale: how far to go from the first to the second.
+
+    Returns:
+      [...]; the only prediction if there is one.
+    """
+    away, towards = predictions[0], predictions[-1]
+    return away + scale * (towards - away) if len(predictions) > 1 else towards
+
+
 class FullSequence(GeneratorNetworks):
     """What such generators do alike; a family adds its networks, its levels and its solver.
 
-    `config.sampler` is made of `Segments`; `config.latent_shape` is [T, H, W, C]. States are
-    numbered by the steps before them, from 0 to N.
+    `config.sampler` is made of `Segments`; its schedule has the levels of all states, [N + 1], and
+    the `Coefficients` of all steps, [N]. `config.latent_shape` is [T, H, W, C]. States are numbered
+    by the steps before them, from 0 to N.
     """
 
     renoises = True
@@ -86,10 +113,6 @@ class FullSequence(GeneratorNetworks):
         """The guided clean estimate at state `index`, [T, H, W, C]."""
 
     @abstractmethod
-    def _predict(self, branch: Branch, index: Array, key: Key) -> Array:
-        """The state after step `index`; the same state where the index is -1, or N and above."""
-
-    @abstractmethod
     def _follow_ode(self, latents: Array, clean: Array, here: Array, there: Array) -> Array:
         """State `there` of the ODE, in one step from state `here`."""
 
@@ -100,6 +123,37 @@ class FullSequence(GeneratorNetworks):
     @abstractmethod
     def _add_noise(self, latents: Array, here: int, normals: Array, strength: Array) -> Array:
         """State `here` with more noise than it should have."""
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether the solver draws noise."""
+        return bool(self._coefficients.noise.any())
+
+    @property
+    def _schedule(self) -> Any:
+        return self.config.sampler.schedule
+
+    @property
+    def _levels(self) -> Array:
+        return jnp.asarray(self._schedule.levels, jnp.float32)
+
+    @property
+    def _coefficients(self) -> Coefficients:
+        return self._schedule.coefficients
+
+    @cached_property
+    def _steps(self) -> Coefficients:
+        """Those of all steps, one that changes nothing before them and a segment of such after."""
+        return between_stops(self._coefficients, STILL, 1, self.config.sampler.steps_per_segment)
+
+    def _predict(self, branch: Branch, index: Array, key: Key) -> Array:
+        """The state after step `index`; the same state where the index is -1, or N and above."""
+        step = row(self._steps, index + 1)
+        latents = step.latents * branch.latents + step.clean * branch.clean
+        latents = latents + step.previous * branch.previous
+        if self.stochastic:
+            latents = latents + step.noise * noise.normal(key, latents.shape)
+        return latents
 
     def _begin(self, branch: Branch, normals: Array) -> Array:
         """State 0, of standard normal values."""

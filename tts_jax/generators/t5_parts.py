@@ -142,6 +142,11 @@ class T5Parts(GeneratorNetworks):
             "vae": (self.autoencoder, config.vae),
         }
 
+    @property
+    def frame_size(self) -> tuple[int, int]:
+        """Height and width of a frame, pixels."""
+        return self.config.sampler.height, self.config.sampler.width
+
     @cached_property
     def _encode_tokens(self):
         return jax.jit(lambda params, *inputs: self.network(params, "t5")(*inputs))

@@ -26,6 +26,7 @@ from tts_jax.nn.embeddings import frequencies
 from tts_jax.nn.linear import Linear
 from tts_jax.nn.norms import LayerNorm
 from tts_jax.nn.stack import stacked
+from tts_jax.reference import refuse_others
 
 END = "<|endoftext|>"
 
@@ -81,11 +82,10 @@ class PhiConfig:
             "qk_layernorm": False,
             "rope_scaling": None,
         }
-        odd = [f"{k}={config[k]!r}" for k, v in fixed.items() if config.get(k, v) != v]
+        odd = []
         if rope.get("rope_type", "default") != "default":
             odd.append(f"rope_type={rope['rope_type']!r}")
-        if odd:
-            raise ValueError(f"unsupported Phi settings: {', '.join(odd)}")
+        refuse_others("Phi settings", config, fixed, odd)
         partial = rope.get("partial_rotary_factor", config.get("partial_rotary_factor", 0.5))
         return cls(
             vocabulary=config["vocab_size"],

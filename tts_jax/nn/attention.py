@@ -24,9 +24,8 @@ BLOCK = 512  # queries of a block
 BLOCK_LOGITS = 2**24  # of a block in `attend_in_parts`, which siblings multiply
 LONG = 4096
 # The most queries and keys that the kernel on TPU works on at once, and what they are multiples of.
-# It is chosen for `LANES` queries and half a tile of keys or more, a whole tile if a mask of pairs
-# has to be read.
-TILE_Q, TILE_K, LANES = 512, 1024, 128
+# It is chosen for `LANES` queries and `TILE_K` keys or more, half as many if there is no mask.
+TILE_Q, TILE_K, LANES = 1024, 1024, 128
 MODEL = "model"  # the mesh axis over which heads are divided
 
 _PLATFORM: ContextVar[str | None] = ContextVar("platform", default=None)
@@ -45,6 +44,11 @@ class TokenMask(NamedTuple):
     ends: Array | None
     query_groups: Array
     key_groups: Array
+
+    def of_keys(self, first: int, last: int) -> "TokenMask":
+        """The mask of the same queries and the keys from `first` up to `last`."""
+        ends = None if self.ends is None else self.ends - first
+        return TokenMask(ends, self.query_groups, self.key_groups[:, first:last])
 
     def pairs(self) -> Array:
         """The mask of every query and key, bool [B, L_q, L_k]."""
@@ -105,7 +109,7 @@ def attend(
         queries at a time, so that the logits of long sequences fit into memory), "cudnn" (fused,
         GPU, 16-bit inputs only), "splash" (fused, a Pallas kernel for TPU; slowly interpreted
         elsewhere), or "auto": a fused one where there is one for the platform, 16-bit inputs and,
-        on TPU, `LANES` queries and half of `TILE_K` keys or more (all of it with a mask of pairs);
+        on TPU, `LANES` queries and `TILE_K` keys or more, half as many if there is no mask;
         otherwise "blocks" where there are more than `LONG` queries and "xla" where there are not.
 
     Returns:
@@ -119,7 +123,7 @@ def attend(
         whole = partial(attend, implementation=implementation)
         return over_heads(whole, q, k, v, mask, axes)
     if implementation == "auto":
-        implementation = _choose(q, k, mask)
+        implementation = _choose(q, k, unmasked=mask is None)
     if implementation == "splash":
         return _attend_splash(q, k, v, mask)
     if implementation == "blocks":
@@ -138,8 +142,9 @@ def attend(
 
 def attend_in_parts(
     q: Array,
-    parts: Sequence[tuple[Array, Array, Array | None]],
+    parts: Sequence[tuple[Array, Array, Mask]],
     *,
+    kept: bool = False,
     implementation: str = "blocks",
 ) -> Array:
     """Attention over keys and values that lie in several arrays, without joining these.
@@ -150,7 +155,9 @@ def attend_in_parts(
     Args:
       q: queries, [B, L_q, N, K].
       parts: of each, keys [B, L_k, N, K], values like them, and which keys are there: bool [L_k],
-        or None for all.
+        or None for all. "splash" also takes a `TokenMask`; in some part every query sees a key.
+      kept: whether most keys and values are from an earlier call and lie in memory as they are; of
+        no influence on the result.
       implementation: as of `attend`. "splash", which "auto" takes where it would for every part,
         does the parts one after the other and joins results; all others are "blocks", which do some
         queries at a time.
@@ -162,12 +169,19 @@ def attend_in_parts(
       ValueError: an unknown implementation.
     """
     check(implementation)
-    chosen = {_choose(q, k) if implementation == "auto" else implementation for k, _, _ in parts}
-    if chosen == {"splash"}:
-        return _join(*zip(*(_attend_splash_part(q, *part) for part in parts), strict=True))
+    if by_kernel(q, [k for k, _, _ in parts], implementation):
+        parts = (_attend_splash_part(q, *part, kept=kept) for part in parts)
+        return _join(*zip(*parts, strict=True))
     keys = sum(k.shape[1] for k, _, _ in parts)
     rows = max(1, min(BLOCK, BLOCK_LOGITS // (q.shape[2] * keys)))
     return _in_blocks(q, rows, lambda block: _attend_parts(block, parts))
+
+
+def by_kernel(q: Array, keys: Sequence[Array], implementation: str) -> bool:
+    """Whether `attend_in_parts` does parts with these keys by the kernel on TPU."""
+    return {_choose(q, k) if implementation == "auto" else implementation for k in keys} == {
+        "splash"
+    }
 
 
 def _attend_parts(q: Array, parts: Sequence[tuple[Array, Array, Array | None]]) -> Array:
@@ -239,16 +253,17 @@ def attend_by_frames(
     return jnp.concatenate([group(*ends) for ends in itertools.pairwise(starts)], axis=1)
 
 
-def _platform() -> str:
+def platform() -> str:
+    """For what programs are traced; see `on_platform`."""
     return _PLATFORM.get() or jax.default_backend()
 
 
-def _choose(q: Array, k: Array, mask: Mask = None) -> str:
+def _choose(q: Array, k: Array, *, unmasked: bool = False) -> str:
     if q.dtype.itemsize == 2:
-        if _platform() == "gpu":
+        if platform() == "gpu":
             return "cudnn"
-        fewest = TILE_K if isinstance(mask, Array) else TILE_K // 2
-        if _platform() == "tpu" and q.shape[1] >= LANES and k.shape[1] >= fewest:
+        fewest = TILE_K // 2 if unmasked else TILE_K
+        if platform() == "tpu" and q.shape[1] >= LANES and k.shape[1] >= fewest:
             if q.shape[2] % _divided().get(MODEL, 1) == 0:
                 return "splash"
     return "blocks" if q.shape[1] > LONG else "xla"
@@ -277,9 +292,11 @@ def _attend_splash(q: Array, k: Array, v: Array, mask: Mask) -> Array:
     return _with_heads_divided(_splash, q, k, v, mask)
 
 
-def _attend_splash_part(q: Array, k: Array, v: Array, there: Array | None) -> tuple[Array, Array]:
+def _attend_splash_part(
+    q: Array, k: Array, v: Array, there: Mask, *, kept: bool
+) -> tuple[Array, Array]:
     """Attention over one part, and the logarithms of its sums; as of `_join`."""
-    return _with_heads_divided(_splash_part, q, k, v, there)
+    return _with_heads_divided(partial(_splash_part, kept=kept), q, k, v, there)
 
 
 def _with_heads_divided(kernel: Callable, q: Array, k: Array, v: Array, other: Mask):
@@ -341,7 +358,7 @@ class _Kernel:
             ),
             head_shards=1,
             q_seq_shards=1,
-            interpret=_platform() != "tpu",
+            interpret=platform() != "tpu",
         )
 
     def arrays(self, q: Array, k: Array, v: Array) -> list[Array]:
@@ -362,6 +379,14 @@ class _Kernel:
         full = self.splash.FullMask((self.rows, self.columns))
         mask = self.splash.MultiHeadMask([full] * heads)
         return self.splash.make_splash_mha(mask, **self.options, **options)
+
+    def set_ends(self, kernel, mask: TokenMask | None) -> None:
+        """Has a kernel stop at the last key of every query."""
+        if mask is None or mask.ends is None:
+            return
+        ends = jnp.pad(mask.ends.astype(jnp.int32), (0, self.rows - self.queries))
+        kernel.fwd_mask_info = kernel.fwd_mask_info._replace(q_sequence=ends)
+        kernel.kwargs["mask_function"] = _see_before
 
     def segments(self, batch: int, mask: TokenMask | None):
         """Groups of queries and keys; what fills the last tile is in a group of its own."""
@@ -389,10 +414,12 @@ def _run(kernel: Callable, *args):
         return kernel(*args)
 
 
-def _splash_part(q: Array, k: Array, v: Array, there: Array | None) -> tuple[Array, Array]:
-    tiled = _Kernel(q.shape[1], k.shape[1], kept=True)
+def _splash_part(q: Array, k: Array, v: Array, mask: Mask, *, kept: bool) -> tuple[Array, Array]:
+    tiled = _Kernel(q.shape[1], k.shape[1], kept=kept)
     kernel = tiled.unmasked(q.shape[2], save_residuals=True)
-    mask = None if there is None else TokenMask(None, jnp.ones((1, q.shape[1]), bool), there[None])
+    if isinstance(mask, Array):
+        mask = TokenMask(None, jnp.ones((1, q.shape[1]), bool), mask[None])
+    tiled.set_ends(kernel, mask)
     run = jax.vmap(partial(_run, kernel))
     out, (logs,) = run(*tiled.arrays(q, k, v), tiled.segments(len(q), mask))
     return out.swapaxes(1, 2)[:, : q.shape[1]].astype(v.dtype), logs.swapaxes(1, 2)[:, : q.shape[1]]
@@ -404,10 +431,7 @@ def _splash(q: Array, k: Array, v: Array, mask: Mask) -> Array:
     args = tiled.arrays(q, k, v)
     if not isinstance(mask, Array):
         kernel = tiled.unmasked(q.shape[2])
-        if mask is not None and mask.ends is not None:
-            ends = jnp.pad(mask.ends.astype(jnp.int32), (0, tiled.rows - queries))
-            kernel.fwd_mask_info = kernel.fwd_mask_info._replace(q_sequence=ends)
-            kernel.kwargs["mask_function"] = _see_before
+        tiled.set_ends(kernel, mask)
         out = jax.vmap(partial(_run, kernel))(*args, tiled.segments(len(q), mask))
         return out.swapaxes(1, 2)[:, :queries].astype(v.dtype)
     padded = jnp.pad(mask, [(0, 0), (0, tiled.rows - queries), (0, tiled.columns - keys)])

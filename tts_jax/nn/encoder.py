@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
+from tts_jax.nn.attention import platform
 from tts_jax.nn.embeddings import rotate_halves
 from tts_jax.nn.stack import stacked
 
@@ -40,6 +41,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 }
 
 Rotation = tuple[Array, Array] | None  # cosines and sines of the angles, see `rotate_halves`
+LONG, BLOCK = 1024, 128  # from how many tokens on a CPU's cache is too small, and queries that fit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +54,50 @@ class EncoderConfig:
     mlp: int
     activation: str = "quick_gelu"
     epsilon: float = 1e-5
+
+
+def _weigh(q: Array, k: Array, v: Array, seen: Array | None) -> Array:
+    """Means of the values, of [..., L, K] each; divided by the sums of the weights at last."""
+    logits = jnp.einsum("...qd,...kd->...qk", q, k, preferred_element_type=jnp.float32)
+    if seen is not None:
+        logits = jnp.where(seen, logits, jnp.finfo(jnp.float32).min)
+    weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True)))
+    found = jnp.einsum("...qk,...kd->...qd", weights.astype(v.dtype), v)
+    return (found / weights.sum(-1, keepdims=True)).astype(v.dtype)
+
+
+def _attend_on_cpu(q: Array, k: Array, v: Array, mask: Array | None, causal: bool) -> Array:
+    """As `jax.nn.dot_product_attention`, up to several times faster on a CPU.
+
+    Heads come first, so that products find their rows side by side. Of many tokens one head's block
+    of queries is done after the other: the logits stay in the cache.
+
+    Args:
+      q, k, v: [B, L, N, K].
+      mask: tokens that others may see, [B, L] bool; all if None.
+      causal: whether a token sees only itself and those before it.
+
+    Returns:
+      [B, L, N, K].
+    """
+    batch, length, heads, size = q.shape
+    q, k, v = (x.swapaxes(1, 2) for x in (q * size**-0.5, k, v))
+    seen = None if mask is None else mask[:, None, None]
+    if causal:
+        before = jnp.tri(length, dtype=bool)
+        seen = before if seen is None else seen & before
+    if length < LONG or seen is not None:
+        return _weigh(q, k, v, seen).swapaxes(1, 2)
+    q = jnp.pad(q, ((0, 0), (0, 0), (0, -length % BLOCK), (0, 0)))
+    q = q.reshape(batch * heads, -1, BLOCK, size)
+    k, v = (x.reshape(batch * heads, length, size) for x in (k, v))
+
+    def head(own: tuple[Array, Array, Array]) -> Array:
+        q, k, v = own
+        return jax.lax.map(lambda block: _weigh(block, k, v, None), q)
+
+    found = jax.lax.map(head, (q, k, v)).reshape(batch, heads, -1, size)
+    return found[:, :, :length].swapaxes(1, 2)
 
 
 class Attention(nnx.Module):
@@ -75,8 +121,11 @@ class Attention(nnx.Module):
         q, k, v = (project(x).reshape(split) for project in (self.q, self.k, self.v))
         if rotation is not None:
             q, k = (rotate_halves(t, *rotation) for t in (q, k))
-        seen = None if mask is None else mask[:, None, None]
-        x_seen = jax.nn.dot_product_attention(q, k, v, mask=seen, is_causal=causal)
+        if platform() == "cpu":
+            x_seen = _attend_on_cpu(q, k, v, mask, causal)
+        else:
+            seen = None if mask is None else mask[:, None, None]
+            x_seen = jax.nn.dot_product_attention(q, k, v, mask=seen, is_causal=causal)
         return self.out(x_seen.reshape(x.shape))
 
 

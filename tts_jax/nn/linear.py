@@ -26,13 +26,13 @@ class Linear(nnx.Linear):
         flat = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
         return super().__call__(flat).reshape(*x.shape[:-1], self.out_features)
 
-    def to_heads(self, x: Array, heads: tuple[int, int]) -> Array:
-        """[B, L, D_in] -> [B, L, N, K], for `heads` N and K.
+    def to_heads(self, x: Array, heads: tuple[int, ...]) -> Array:
+        """[B, L, D_in] -> [B, L, N, K], for `heads` N and K; or more axes, as N, 2 and K/2.
 
         Tokens and batch stay apart: flattened, no axis of theirs fits the TPU's tiles of 8 x 128,
         and the compiler copies queries and keys between layouts for longer than it makes them.
         """
-        y = jnp.einsum("bld,dnk->blnk", x, self.kernel[...].reshape(-1, *heads))
+        y = jnp.tensordot(x, self.kernel[...].reshape(-1, *heads), 1)
         return y if self.bias is None else y + self.bias[...].reshape(heads)
 
     def from_heads(self, x: Array, rest: Array | None = None) -> Array:

@@ -22,6 +22,26 @@ def layer_norm(x: Array, eps: float = 1e-6) -> Array:
     return centred * jax.lax.rsqrt(jnp.mean(centred * centred, axis=-1, keepdims=True) + eps)
 
 
+@jax.named_scope("norm")
+def layer_norm_once(x: Array, eps: float = 1e-6) -> Array:
+    """`layer_norm` that reads its input once for both statistics, which what makes `x` can give.
+
+    The variance is the mean square less the square of the mean: it loses what float32 loses where
+    the mean is many times larger than the deviation, which it is not in a residual stream.
+
+    Args:
+      x: [..., D].
+      eps: added to the variance.
+
+    Returns:
+      [..., D], float32.
+    """
+    x = x.astype(jnp.float32)
+    mean, square = (jnp.mean(y, axis=-1, keepdims=True) for y in (x, x * x))
+    variance = jnp.maximum(square - mean * mean, 0)
+    return (x - mean) * jax.lax.rsqrt(variance + eps)
+
+
 class RMSNorm(nnx.Module):
     """Division by the root mean square, times a learned scale (arXiv 1910.07467)."""
 
@@ -55,8 +75,12 @@ class RMSNorm(nnx.Module):
 
     def _normalised(self, x: Array, axes: tuple[int, ...]) -> Array:
         y = x.astype(jnp.float32)
-        y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=axes, keepdims=True) + self.eps)
+        y = y * self.factor(y, axes)
         return (y * self.scale[...].reshape(x.shape[-len(axes) :])).astype(x.dtype)
+
+    def factor(self, x: Array, axis: int | tuple[int, ...] = -1) -> Array:
+        """One over the root mean square, kept as axes of 1: float32 [..., 1] of [..., D]."""
+        return jax.lax.rsqrt(jnp.mean(x * x, axis=axis, keepdims=True) + self.eps)
 
 
 class LayerNorm(nnx.Module):

@@ -4,12 +4,13 @@ B batch  T frames  H W size  C channels. Channels last, [B, T, H, W, C].
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-Past = list[Array] | None  # what causal layers keep of earlier windows; None at a clip's start
+Past = list[Any] | None  # what causal layers keep of earlier windows; None at a clip's start
 
 
 def in_windows(

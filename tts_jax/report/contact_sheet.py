@@ -47,6 +47,7 @@ class Row:
       pruned_at: the depth, a segment's index, at which it was dropped; None if it was not.
       winner: it is the video that was returned.
       note: a remark shown beside the path, such as "no search".
+      apart: it was made beside the search: drawn below the tree, on no branch of it.
     """
 
     path: Path
@@ -56,6 +57,7 @@ class Row:
     pruned_at: int | None = None
     winner: bool = False
     note: str = ""
+    apart: bool = False
 
 
 def contact_sheet(
@@ -79,10 +81,11 @@ def contact_sheet(
       An RGB picture.
     """
     total = max([total_frames or 1, *(len(row.frames) for row in rows)])
-    kept = sorted(rows, key=lambda row: (not row.winner, -len(row.path), paths.order(row.path)))
-    kept = kept[:max_rows]
+    kept = sorted(
+        rows, key=lambda row: (not (row.winner or row.apart), -len(row.path), paths.order(row.path))
+    )[:max_rows]
     left_out = len(rows) - len(kept)
-    kept = sorted(kept, key=lambda row: paths.order(row.path))
+    kept = sorted(kept, key=lambda row: (row.apart, paths.order(row.path)))
     return _Sheet(kept, title, subtitle, total, left_out).draw()
 
 
@@ -130,10 +133,11 @@ class _Sheet:
 
     def __init__(self, rows, title, subtitle, total, left_out):
         self.rows = rows
+        self.tree = [row for row in rows if not row.apart]  # the rows above those apart
         self.title, self.subtitle, self.left_out = title, subtitle, left_out
         self.times = self._times(total)
         self.verifiers = list(dict.fromkeys(name for row in rows for name in row.scores))
-        self.depth = max((len(row.path) for row in rows), default=0)
+        self.depth = max((len(row.path) for row in self.tree), default=0)
         self._measure()
 
     @staticmethod
@@ -201,6 +205,8 @@ class _Sheet:
             return "winner", ACCENT
         if row.pruned_at is not None:
             return f"pruned at depth {row.pruned_at}", SOFT
+        if row.apart:
+            return "not in the search", INK
         return "finished", INK
 
     def _text(self, x, y, text, size, colour, *, bold=False, anchor="lm"):
@@ -273,7 +279,7 @@ class _Sheet:
     def _draw_tree(self):
         """A line per segment of each path; what two paths share is drawn once."""
         spans: dict[tuple, list[int]] = {}
-        for i, row in enumerate(self.rows):
+        for i, row in enumerate(self.tree):
             for depth in range(len(row.path) + 1):
                 spans.setdefault(row.path[:depth], []).append(i)
         nodes = {
@@ -284,11 +290,11 @@ class _Sheet:
             for prefix, members in spans.items()
         }
         winners = {
-            row.path[:depth] for row in self.rows if row.winner for depth in range(self.depth + 1)
+            row.path[:depth] for row in self.tree if row.winner for depth in range(self.depth + 1)
         }
         alive = {
             row.path[:depth]
-            for row in self.rows
+            for row in self.tree
             if row.pruned_at is None
             for depth in range(self.depth + 1)
         }
@@ -304,7 +310,7 @@ class _Sheet:
             (x0, y0), (x1, y1) = nodes[prefix[:-1]], nodes[prefix]
             bend = x0 + self.tree_step * 0.45
             self._line([(x0, y0), (bend, y0), (bend, y1), (x1, y1)], colour, width)
-        for i, row in enumerate(self.rows):
+        for i, row in enumerate(self.tree):
             x, _ = nodes[row.path]
             y = self._middle(i)
             if row.pruned_at is not None:

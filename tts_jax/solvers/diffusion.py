@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from tts_jax.solvers.steps import Coefficients
+
 Kind = Literal["noise", "clean", "velocity"]
 
 
@@ -92,31 +94,6 @@ def add_noise(latents: Array, level: Array, normals: Array, s: Array) -> Array:
     The result holds more noise than its level says.
     """
     return latents + s * jnp.sqrt(1 - level) * normals
-
-
-class Coefficients(NamedTuple):
-    """One solver step: next state = sum of these times what they are named after.
-
-    Worked out on the host, in float64, for all steps of a run, [N] each: at levels near 0 the parts
-    of a state are large, and cancel.
-
-    Attributes:
-      latents: the state.
-      clean: the clean estimate at the state.
-      previous: the clean estimate at the state before.
-      noise: standard normal values.
-    """
-
-    latents: np.ndarray
-    clean: np.ndarray
-    previous: np.ndarray
-    noise: np.ndarray
-
-    def between_stops(self, before: int, after: int) -> "Coefficients":
-        """Of steps that change nothing, these N, and more that change nothing."""
-        still = Coefficients(1.0, 0.0, 0.0, 0.0)
-        pairs = zip(self, still, strict=True)
-        return Coefficients(*(np.pad(x, (before, after), constant_values=v) for x, v in pairs))
 
 
 def ddim(level: np.ndarray, after: np.ndarray, eta: float) -> Coefficients:

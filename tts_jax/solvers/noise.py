@@ -33,6 +33,9 @@ class Chain:
 
 Key = Array | Chain
 
+# Of a model's own draws: children are fold_in(key, index), and no child has this index.
+NOISE_TAG = 0xFFFFFFFF
+
 
 def chain(key: Array, size: int = 1) -> Chain:
     """A chain without links, with room for size - 1 of them."""

@@ -14,21 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-
-class Predictor(NamedTuple):
-    """A step: next state = sum of these times what they are named after.
-
-    Attributes:
-      latents: the state.
-      clean: the clean estimate at the state.
-      previous: the clean estimate at the state before.
-      noise: standard normal values.
-    """
-
-    latents: np.ndarray
-    clean: np.ndarray
-    previous: np.ndarray
-    noise: np.ndarray
+from tts_jax.solvers.steps import Coefficients
 
 
 class Corrector(NamedTuple):
@@ -101,7 +87,7 @@ def add_noise(latents: Array, level: Array, normals: Array, s: Array) -> Array:
 
 def solver_steps(
     levels: np.ndarray, *, order: int, correct: bool, eta: float = 0.0
-) -> tuple[Predictor, Corrector]:
+) -> tuple[Coefficients, Corrector]:
     """Coefficients of a whole run, worked out in float64.
 
     The first step and the last are of order 1. With eta the steps follow an SDE of the same
@@ -141,7 +127,7 @@ def solver_steps(
     place = np.full(count, -1.0)
     place[second] = -width[:-1][second[1:]] / width[second]
     slope = np.where(second, 0.5 / place, 0.0)
-    predictor = Predictor(
+    predictor = Coefficients(
         there / here * shrink,
         gain * (1 - slope),
         gain * slope,

@@ -27,6 +27,7 @@ from tts_jax.vision.flow import (
     pyramid,
     turn,
 )
+from tts_jax.vision.resize import resize
 
 NEGATIVE_SLOPE = 0.1
 
@@ -107,9 +108,8 @@ def warp(x: Array, flow: Array) -> Array:
 
 def _scale(x: Array, factor: float) -> Array:
     """Resizes rows and columns linearly, without antialiasing; [B, h, w, C]."""
-    batch, height, width, channels = x.shape
-    shape = batch, round(height * factor), round(width * factor), channels
-    return x if factor == 1 else jax.image.resize(x, shape, "linear", antialias=False)
+    size = tuple(round(n * factor) for n in x.shape[1:3])
+    return resize(x, size, "bilinear", antialias=False).astype(x.dtype)
 
 
 def _beside(x: Array) -> Array:
@@ -188,14 +188,38 @@ class SideBlock(nnx.Module):
         return self.act(x + self.out(y))
 
 
+class Grow(nnx.ConvTranspose):
+    """A 4x4 convolution that doubles the size.
+
+    Of the four pixels that a cell becomes each sees four cells, so that a 2x2 convolution gives all
+    four, and no product is with the zeros between cells.
+    """
+
+    def __init__(self, inputs: int, outputs: int, *, rngs: nnx.Rngs):
+        super().__init__(inputs, outputs, (4, 4), 2, rngs=rngs)
+
+    def __call__(self, x: Array) -> Array:
+        """[B, h, w, C] to [B, 2 h, 2 w, outputs]."""
+        batch, height, width, inputs = x.shape
+        kernel = self.kernel.reshape(2, 2, 2, 2, inputs, -1)  # cell and pixel, down and across
+        kernel = kernel.transpose(0, 2, 4, 1, 3, 5).reshape(2, 2, inputs, -1)
+        layout = ("NHWC", "HWIO", "NHWC")
+        y = jax.lax.conv_general_dilated(
+            x, kernel, (1, 1), [(1, 1), (1, 1)], dimension_numbers=layout
+        )
+        y = y.reshape(batch, height + 1, width + 1, 2, 2, -1)
+        y = jnp.stack([y[:, :-1, :, 0], y[:, 1:, :, 1]], axis=2)
+        y = jnp.stack([y[:, :, :, :-1, 0], y[:, :, :, 1:, 1]], axis=4)
+        return y.reshape(batch, 2 * height, 2 * width, -1) + self.bias[...]
+
+
 class Decoder(nnx.Module):
     """Flows and features of the next finer level."""
 
     def __init__(self, inputs: int, width: int, outputs: int, side: int, *, rngs: nnx.Rngs):
         self.enter = Layer(inputs, width, rngs=rngs)
         self.block = SideBlock(width, side, rngs=rngs)
-        edge = (2, 2)
-        self.grow = nnx.ConvTranspose(width, outputs, (4, 4), 2, padding=(edge, edge), rngs=rngs)
+        self.grow = Grow(width, outputs, rngs=rngs)
 
     def __call__(self, *x: Array) -> Array:
         """Features, [B, h, w, C] each, to [B, 2 h, 2 w, outputs]."""

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import threading
 
 import numpy as np
 import pytest
@@ -157,6 +158,22 @@ def test_calls_are_about_even_so_that_few_rows_are_filled_up():
         assert spy.rows["musiq"] == rows
 
 
+def test_a_size_that_is_compiled_already_serves_fewer_rows_unless_most_are_filled_up():
+    shapes = []
+
+    def call(x):
+        shapes.append(x.shape)
+        return x + 1
+
+    network = Network(call, at_once=8)
+    for count in (16, 5, 11, 3):
+        rows = np.arange(2 * count).reshape(count, 2)
+        np.testing.assert_array_equal(network(rows), rows + 1)
+    assert shapes == [(8, 2)] * 5 + [(3, 2)]
+    network(np.zeros((5, 1)))
+    assert shapes[-1] == (5, 1)
+
+
 def test_what_is_no_number_is_refused():
     nets = {"musiq": Network(lambda frames: np.full(len(frames), np.nan))}
     with pytest.raises(ValueError, match="clip: imaging_quality is not a number"):
@@ -245,6 +262,51 @@ def test_rows_of_all_videos_go_through_a_network_together():
     assert spy.rows["amt"] == [1] * 6
     for (dimension, clip), verdict in zip(pairs, found, strict=True):
         assert verdict == dimension(clip, NETS)
+
+
+def test_a_text_is_encoded_once_for_all_videos_of_its_prompt():
+    spy, style = Spy(), DIMENSIONS["temporal_style"]
+    clips = [video(5), video(6), video(5, prompt="another one")]
+    found = ask_all([(style.asking(clip, spy.networks), clip) for clip in clips], spy.networks)
+    assert spy.rows["viclip_text"] == [2] and spy.rows["viclip"] == [3]
+    assert found == [style(clip, NETS) for clip in clips]
+
+
+def test_two_networks_work_at_the_same_time():
+    both = threading.Barrier(2)
+
+    def meet(name):
+        def call(*arrays):
+            both.wait(timeout=20)  # alone, neither would go on
+            return NETS[name].call(*arrays)
+
+        return dataclasses.replace(NETS[name], call=call, at_once=16)
+
+    nets, clip = {name: meet(name) for name in ("dino", "musiq")}, video()
+    two = [DIMENSIONS[name] for name in ("subject_consistency", "imaging_quality")]
+    found = ask_all([(d.asking(clip, nets), clip) for d in two], nets)
+    assert found == [d(clip, NETS) for d in two]
+
+
+def test_an_interrupt_ends_the_other_networks_after_the_call_that_runs():
+    begun, over, calls = threading.Event(), threading.Event(), []
+
+    def interrupted(frames):
+        begun.wait(timeout=20)
+        raise KeyboardInterrupt
+
+    def long(frames):
+        calls.append(len(frames))
+        begun.set()
+        over.wait(timeout=0.5)
+        return mean_colours(frames)
+
+    nets = {"musiq": Network(interrupted), "dino": Network(long, 32, at_once=1)}
+    clip = video()
+    two = [DIMENSIONS[name] for name in ("imaging_quality", "subject_consistency")]
+    with pytest.raises(KeyboardInterrupt):
+        ask_all([(d.asking(clip, nets), clip) for d in two], nets)
+    assert calls == [1]
 
 
 def test_a_video_that_is_refused_leaves_the_others_their_verdicts():

@@ -9,9 +9,12 @@ N frames or pairs in one call  T frames of the video  H W its size  h w padded o
 S side of a square input  D width of an embedding.
 """
 
+import contextvars
 import itertools
 import math
-from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Generator, Hashable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,6 +39,8 @@ NETWORKS = {
     "amt": "AMT-S: two frames in [0, 1], each [N, h, w, 3] -> the frame between [N, h, w, 3]",
     "umt": "UMT ViT-L/16 for Kinetics-400: normalised clips [N, 16, S, S, 3] -> logits [N, C]",
 }
+OF_TEXTS = ("clip_b32_text", "viclip_text")
+AT_ONCE = 2  # networks; each has its own activations, and more would not have cores of their own
 RECORDED = {
     "objects": "GRiT's objects: class and box",
     "dense_captions": "GRiT's dense captions: class and caption",
@@ -51,7 +56,8 @@ class Network:
       call: see `NETWORKS`; arrays are float32.
       size: side of a square input, or the shorter side of DINO's.
       at_once: most rows, such as frames or pairs, in one call; calls are about even, and the last
-        is filled up, so that there are few shapes.
+        is filled up, so that there are few shapes. A size of earlier calls is taken again, as
+        another one is to be compiled, unless more than half of the rows would be fillings.
       labels: classes of a classifier.
       pixels: most of an array in one call, if that is fewer rows; one row may have more.
     """
@@ -61,22 +67,41 @@ class Network:
     at_once: int = 16
     labels: tuple[str, ...] = ()
     pixels: int | None = None
+    _sizes: dict[tuple, set[int]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def __call__(self, *arrays: np.ndarray) -> np.ndarray:
         """All rows, some at a time."""
-        most = self.at_once
+        return _join(list(self.parts(*arrays)))
+
+    def parts(self, *arrays: np.ndarray) -> Iterator[np.ndarray]:
+        """The answers of one call after the other."""
+        rows = self._rows(arrays)
+        for start in range(0, len(arrays[0]), rows):
+            parts = [np.asarray(x[start : start + rows]) for x in arrays]
+            count = len(parts[0])
+            if rest := rows - count:
+                parts = [np.concatenate([x, np.repeat(x[-1:], rest, 0)]) for x in parts]
+            yield np.asarray(self.call(*parts))[:count]
+
+    def forget(self) -> None:
+        """Sizes of earlier calls, so that what follows is the same without them."""
+        self._sizes.clear()
+
+    def _rows(self, arrays: Sequence[np.ndarray]) -> int:
+        """Of one call."""
+        count, most = len(arrays[0]), self.at_once
         if self.pixels is not None:
             most = max(1, min(most, self.pixels // math.prod(arrays[0].shape[1:3])))
-        if (calls := -(-len(arrays[0]) // most)) > 1:  # as even as multiples of four make it
-            most = min(most, -(-len(arrays[0]) // (4 * calls)) * 4)
-        found = []
-        for start in range(0, len(arrays[0]), most):
-            parts = [np.asarray(x[start : start + most]) for x in arrays]
-            count = len(parts[0])
-            if rest := min(most, len(arrays[0])) - count:
-                parts = [np.concatenate([x, np.repeat(x[-1:], rest, 0)]) for x in parts]
-            found.append(np.asarray(self.call(*parts))[:count])
-        return found[0] if len(found) == 1 else np.concatenate(found)
+        known = self._sizes.setdefault(tuple(x.shape[1:] for x in arrays), set())
+        computed = {-(-count // size) * size: size for size in sorted(known) if size <= most}
+        if computed and (least := min(computed)) <= 2 * count:
+            return computed[least]
+        if (calls := -(-count // most)) > 1:  # as even as multiples of four make it
+            most = min(most, -(-count // (4 * calls)) * 4)
+        known.add(rows := min(most, count))
+        return rows
 
 
 Networks = Mapping[str, Network]
@@ -118,9 +143,12 @@ class Video:
 class Ask:
     """A question to a network; equal questions about one video have one answer.
 
+    Of networks of texts, whose input has nothing of a video, equal ones have one answer anyway.
+
     Attributes:
       network: a name in `NETWORKS`.
-      prepare: makes of the frames, and of `args`, the array or arrays whose rows the network takes.
+      prepare: makes of the frames, if it is not of texts, and of `args`, the array or arrays whose
+        rows the network takes.
       args: of `prepare`.
     """
 
@@ -205,7 +233,8 @@ def ask_all(askings: Sequence[tuple[Asking, Video]], networks: Networks) -> list
     """What several askings return that go on side by side.
 
     Equal questions about one video are answered once, also where the askings are of different
-    dimensions. Rows of all videos go through a network together where their shapes agree.
+    dimensions. Rows of all videos go through a network together where their shapes agree, and some
+    networks work at the same time.
 
     Args:
       askings: each with the video that it is about.
@@ -222,7 +251,8 @@ def ask_all(askings: Sequence[tuple[Asking, Video]], networks: Networks) -> list
             asking, video = askings[i]
             try:
                 refused = isinstance(answers[i], ValueError)
-                asked[i] = (asking.throw if refused else asking.send)(answers[i]), video
+                ask = (asking.throw if refused else asking.send)(answers[i])
+                asked[i] = ask, None if ask.network in OF_TEXTS else video
             except StopIteration as end:
                 found[i] = end.value
             except ValueError as error:
@@ -234,37 +264,73 @@ def ask_all(askings: Sequence[tuple[Asking, Video]], networks: Networks) -> list
     return found
 
 
-Question = tuple[Ask, Video]
+Question = tuple[Ask, Video | None]
+Answers = dict[Question, np.ndarray | ValueError]
 
 
-def _answer(
-    questions: Sequence[Question], networks: Networks
-) -> dict[Question, np.ndarray | ValueError]:
-    """Answers; rows of one network and one shape go through it together."""
-    prepared, groups, answers = {}, {}, {}
-    for question in questions:
-        ask, video = question
-        view = ask.prepare, ask.args, video
-        if view not in prepared:
-            prepared[view] = _prepare(ask, video)
-        if isinstance(prepared[view], ValueError):
-            answers[question] = prepared[view]
+def _answer(questions: Sequence[Question], networks: Networks) -> Answers:
+    """Answers of all networks: one is compiled, or gets its input, while another one computes."""
+    jobs = []
+    for name in dict.fromkeys(ask.network for ask, _ in questions):
+        own = [question for question in questions if question[0].network == name]
+        views = {(ask.prepare, ask.args) for ask, _ in own}
+        for job, seen in jobs:
+            if views & seen:  # the same input, made once
+                job[name] = own
+                seen |= views
+                break
         else:
-            shapes = tuple(x.shape[1:] for x in prepared[view])
-            groups.setdefault((ask.network, shapes), {})[question] = prepared[view]
+            jobs.append(({name: own}, views))
+    stop, answers = threading.Event(), {}
+    if len(jobs) == 1:
+        return _work(jobs[0][0], networks, stop)
+    with ThreadPoolExecutor(AT_ONCE, "network") as pool:
+        try:
+            waiting = [
+                pool.submit(contextvars.copy_context().run, _work, job, networks, stop)
+                for job, _ in jobs
+            ]
+            for done in as_completed(waiting):
+                answers |= done.result()
+        except BaseException:  # an interrupt waits for the calls that run, and for no others
+            stop.set()
+            raise
+    return answers
+
+
+def _work(
+    job: Mapping[str, Sequence[Question]], networks: Networks, stop: threading.Event
+) -> Answers:
+    """Answers of networks; rows of one network and one shape go through it together."""
+    prepared, groups, answers = {}, {}, {}
+    for name, questions in job.items():
+        for question in questions:
+            ask, video = question
+            view = ask.prepare, ask.args, video
+            if view not in prepared:
+                prepared[view] = _prepare(ask, video)
+            if isinstance(prepared[view], ValueError):
+                answers[question] = prepared[view]
+            else:
+                shapes = tuple(x.shape[1:] for x in prepared[view])
+                groups.setdefault((name, shapes), {})[question] = prepared[view]
     for (name, _), group in groups.items():
         ends = np.cumsum([len(arrays[0]) for arrays in group.values()])
+        parts = networks[name].parts(*map(_join, zip(*group.values(), strict=True)))
         try:
-            rows = networks[name](*map(_join, zip(*group.values(), strict=True)))
-            answers |= zip(group, np.split(rows, ends[:-1]), strict=True)
+            rows = []
+            while not stop.is_set() and (part := next(parts, None)) is not None:
+                rows.append(part)
+            if not stop.is_set():
+                answers |= zip(group, np.split(_join(rows), ends[:-1]), strict=True)
         except ValueError as error:
             answers |= dict.fromkeys(group, error)
     return answers
 
 
-def _prepare(ask: Ask, video: Video) -> tuple[np.ndarray, ...] | ValueError:
+def _prepare(ask: Ask, video: Video | None) -> tuple[np.ndarray, ...] | ValueError:
     try:
-        arrays = ask.prepare(video.frames, *ask.args)
+        arrays = ask.prepare(*([] if video is None else [video.frames]), *ask.args)
     except ValueError as error:
         return error
     return tuple(np.asarray(x) for x in (arrays if isinstance(arrays, tuple) else (arrays,)))
@@ -380,7 +446,7 @@ def _action(video: Video, networks: Networks) -> Asking:
     return rules.human_action(logits, video.prompt, network.labels)
 
 
-def _text(frames: np.ndarray, text: str) -> np.ndarray:
+def _text(text: str) -> np.ndarray:
     return np.asarray([text])
 
 

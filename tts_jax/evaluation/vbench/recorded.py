@@ -14,6 +14,7 @@ objects and dense captions from GRiT, which sees frames whose shorter side is ab
 """
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -43,28 +44,65 @@ def read_recorded(path: Path | str) -> dict[str, dict[str, list]]:
         if not isinstance(videos, dict):
             raise ValueError(f"{kind} of {path} must be an object from file names to lists")
         for name, frames in videos.items():
-            if fault := _fault(kind, frames):
-                raise ValueError(f"{kind} of {name!r} in {path}: {fault}")
+            if why := fault(kind, frames):
+                raise ValueError(f"{kind} of {name!r} in {path}: {why}")
     return content
 
 
-def _fault(kind: str, frames: object) -> str | None:
+def fault(kind: str, frames: object) -> str | None:
+    """What is wrong with the records of one video, and what is right; None if nothing is.
+
+    Args:
+      kind: in `RECORDED`.
+      frames: as in the file.
+    """
     if not isinstance(frames, list) or len(frames) != FRAMES:
-        return f"a list with one item for each of {FRAMES} frames is needed"
-    if kind == "captions":
-        return None if all(isinstance(text, str) for text in frames) else "captions must be texts"
-    first, second = _LISTS[kind]
+        return f"a list with one item for each of {FRAMES} frames is needed, not {_what(frames)}"
     for index, frame in enumerate(frames):
-        lists = [frame.get(key) for key in (first, second)] if isinstance(frame, Mapping) else [0]
-        if not all(isinstance(x, list) for x in lists) or len(lists[0]) != len(lists[1]):
-            return f"frame {index} needs equally long lists {first!r} and {second!r}"
-        texts = lists[0] + (lists[1] if second == "caption" else [])
-        if not all(isinstance(text, str) for text in texts):
-            return f"frame {index}: classes and captions must be texts"
-        if second == "box" and not all(map(_is_box, lists[1])):
-            return f"frame {index}: a box is four numbers: left, top, right, bottom"
+        if why := (_caption if kind == "captions" else _lists)(kind, frame):
+            return f"frame {index}{why}"
+    return None
+
+
+def only_keys(kind: str, frames: list) -> list:
+    """The records without what their kind does not hold."""
+    keys = _LISTS.get(kind)
+    return frames if keys is None else [{key: frame[key] for key in keys} for frame in frames]
+
+
+def _caption(kind: str, frame: object) -> str | None:
+    return None if isinstance(frame, str) else f": captions must be texts, not {_what(frame)}"
+
+
+def _lists(kind: str, frame: object) -> str | None:
+    first, second = _LISTS[kind]
+    lists = [frame.get(key) for key in (first, second)] if isinstance(frame, Mapping) else [0]
+    if not all(isinstance(x, list) for x in lists) or len(lists[0]) != len(lists[1]):
+        return f" needs equally long lists {first!r} and {second!r}, not {_what(frame)}"
+    texts = lists[0] + (lists[1] if second == "caption" else [])
+    if wrong := [text for text in texts if not isinstance(text, str)]:
+        return f": classes and captions must be texts, not {_what(wrong[0])}"
+    if second == "box" and (wrong := [box for box in lists[1] if not _is_box(box)]):
+        return f": a box is four numbers: left, top, right, bottom, not {_what(wrong[0])}"
     return None
 
 
 def _is_box(box: object) -> bool:
-    return isinstance(box, list) and len(box) == 4 and all(isinstance(x, int | float) for x in box)
+    return isinstance(box, list) and len(box) == 4 and all(map(_is_number, box))
+
+
+def _is_number(x: object) -> bool:
+    return isinstance(x, int | float) and not isinstance(x, bool) and math.isfinite(x)
+
+
+def _what(found: object) -> str:
+    """A wrong value in few words."""
+    if isinstance(found, list):
+        return f"{len(found)} items" if len(repr(found)) > 60 else repr(found)
+    if isinstance(found, Mapping):
+        lists = [
+            f"{key!r}: {f'{len(x)} items' if isinstance(x, list) else type(x).__name__}"
+            for key, x in found.items()
+        ]
+        return f"{{{', '.join(lists)}}}"
+    return repr(found)[:60]

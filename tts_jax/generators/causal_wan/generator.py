@@ -24,6 +24,7 @@ from tts_jax.generators.causal_wan.sampler import (
     split,
     start_past,
 )
+from tts_jax.generators.finished import Finished
 from tts_jax.generators.protocol import Look, Params
 from tts_jax.generators.wan.parts import WanParts, WanPartsConfig
 from tts_jax.generators.wan.transformer import TransformerConfig
@@ -31,10 +32,7 @@ from tts_jax.generators.wan.vae import VAEConfig
 from tts_jax.language.t5 import T5Config
 from tts_jax.nn.autoencoder import posterior_mode
 from tts_jax.solvers import noise
-from tts_jax.solvers.noise import Key
-
-# Children are fold_in(key, index); no child has this index.
-NOISE_TAG = 0xFFFFFFFF
+from tts_jax.solvers.noise import NOISE_TAG, Key
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,12 +81,11 @@ class Branch:
     latents: Array
 
 
-class CausalWan(WanParts):
+class CausalWan(WanParts, Finished):
     """The generator protocol over causal Wan; see `tts_jax.generators.protocol.Generator`."""
 
     name = "causal_wan"
-    renoises = False
-    looks_ahead = False
+    not_noisy = "segments end in clean estimates, which have no noise to go back to"
 
     @property
     def _parts(self) -> int:
@@ -98,16 +95,6 @@ class CausalWan(WanParts):
     def units(self) -> tuple[int, ...]:
         """Segments of each chunk."""
         return (self._parts,) * len(self.config.chunks)
-
-    @property
-    def num_segments(self) -> int:
-        """Segments of a video."""
-        return sum(self.units)
-
-    @property
-    def stochastic(self) -> bool:
-        """Whether a chunk has several segments; all of them draw."""
-        return self._parts > 1
 
     def encode_prompt(self, params: Params, prompt: str) -> Condition:
         """Text states of a prompt."""
@@ -199,27 +186,6 @@ class CausalWan(WanParts):
         if not chunks:
             raise ValueError(f"no chunk is finished after segment {segment}")
         return branch.latents[: sum(self.config.chunks[:chunks])]
-
-    def estimate_nfe(self, segment: int, look: Look) -> int:
-        """Denoiser calls of an estimate: none."""
-        return 0
-
-    def renoise(
-        self,
-        params: Params,
-        condition: Condition,
-        branch: Branch,
-        key: Key,
-        segment: int,
-        to: int,
-        strength: Array,
-    ) -> Branch:
-        """Is not possible: every step starts from a clean estimate; see the protocol."""
-        raise ValueError("segments end in clean estimates, which have no noise to go back to")
-
-    def renoise_nfe(self, segment: int, to: int) -> int:
-        """Is not possible; see `renoise`."""
-        raise ValueError("segments end in clean estimates, which have no noise to go back to")
 
     def draft(self) -> None:
         """There is none: all steps are few."""

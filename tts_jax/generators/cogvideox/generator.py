@@ -3,10 +3,9 @@
 B texts  T latent frames  H W latent size  C channels  L tokens  N steps  P prompts.
 """
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +15,7 @@ from tts_jax.generators.cogvideox.scheduler import Schedule
 from tts_jax.generators.cogvideox.transformer import Transformer, TransformerConfig
 from tts_jax.generators.cogvideox.vae import DECODER_WINDOW, CausalVideoVAE, VAEConfig
 from tts_jax.generators.diffusion import Diffusion
-from tts_jax.generators.full_sequence import Segments
+from tts_jax.generators.full_sequence import Segments, guide
 from tts_jax.generators.protocol import Params
 from tts_jax.generators.t5_parts import PartsConfig, T5Parts
 from tts_jax.language.t5 import T5Config
@@ -42,6 +41,8 @@ class SamplerConfig(Segments):
       solver, eta, snr_shift, beta_start, beta_end, num_train_timesteps: see `Schedule`.
     """
 
+    schedule_type: ClassVar[type] = Schedule
+
     frames: int = 49
     height: int = 480
     width: int = 720
@@ -59,10 +60,6 @@ class SamplerConfig(Segments):
     beta_start: float = 0.00085
     beta_end: float = 0.012
     num_train_timesteps: int = 1000
-
-    def __post_init__(self):
-        super().__post_init__()
-        _ = self.schedule  # refuses impossible settings
 
     @classmethod
     def cogvideox_2b(cls) -> "SamplerConfig":
@@ -83,12 +80,6 @@ class SamplerConfig(Segments):
         """
         fields = Schedule.read_reference(scheduler)
         return cls(**fields, dynamic_guidance=fields["solver"] == "dpm")
-
-    @cached_property
-    def schedule(self) -> Schedule:
-        """Timesteps, levels and solver."""
-        names = [field.name for field in dataclasses.fields(Schedule)]
-        return Schedule(**{name: getattr(self, name) for name in names})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,11 +156,8 @@ class CogVideoX(T5Parts, Diffusion):
             condition.text,
             jnp.full(texts, jnp.asarray(schedule.timesteps, jnp.float32)[index]),
         )
-        velocity = velocities[-1]
-        if texts > 1:
-            velocity = velocities[0] + condition.guidance[index] * (velocity - velocities[0])
-        level = jnp.asarray(schedule.levels, jnp.float32)[index]
-        return diffusion.split(latents, velocity, level, "velocity").clean
+        velocity = guide(velocities, condition.guidance[index])
+        return diffusion.split(latents, velocity, self._levels[index], "velocity").clean
 
     def decode(self, params: Params, latents: Array) -> Array:
         """Frames of latents, [T, H, W, C] -> [1 + 4(T-1), 8H, 8W, 3], float32 in [0, 1]."""

@@ -15,7 +15,8 @@ from functools import cached_property
 
 import numpy as np
 
-from tts_jax.solvers.diffusion import Coefficients, ddim
+from tts_jax.solvers.diffusion import ddim
+from tts_jax.solvers.steps import Coefficients, check_eta, check_steps
 
 SOLVERS = {"CogVideoXDDIMScheduler": "ddim", "CogVideoXDPMScheduler": "dpm"}
 PUBLISHED_ETA = {"ddim": 0.0, "dpm": 1.0}
@@ -46,12 +47,8 @@ class Schedule:
     def __post_init__(self):
         if self.solver not in PUBLISHED_ETA:
             raise ValueError(f"solver {self.solver!r}; there are {', '.join(PUBLISHED_ETA)}")
-        if not 1 <= self.steps <= self.num_train_timesteps:
-            raise ValueError(
-                f"{self.steps} steps; from 1 to {self.num_train_timesteps} are possible"
-            )
-        if not 0 <= self.noise_share <= 1:
-            raise ValueError(f"eta is {self.eta}; it lies between 0 and 1")
+        check_steps(self.steps, self.num_train_timesteps)
+        check_eta(self.noise_share)
 
     @property
     def noise_share(self) -> float:

@@ -24,6 +24,7 @@ from tts_jax.nn.mlp import FeedForward
 from tts_jax.nn.norms import LayerNorm
 from tts_jax.nn.sequence import by_sequence
 from tts_jax.nn.stack import stacked
+from tts_jax.reference import refuse_others
 
 QK_EPSILON = 1e-6
 
@@ -116,9 +117,7 @@ class TransformerConfig:
             "use_learned_positional_embeddings": False,
             "patch_bias": True,
         }
-        odd = [f"{k}={config[k]!r}" for k, v in fixed.items() if config.get(k, v) != v]
-        if odd:
-            raise ValueError(f"unsupported CogVideoX denoiser settings: {', '.join(odd)}")
+        refuse_others("CogVideoX denoiser settings", config, fixed)
         return cls(
             heads=config["num_attention_heads"],
             head_size=config["attention_head_dim"],

@@ -18,6 +18,7 @@ from jax import Array
 
 from tts_jax.nn.autoencoder import silu
 from tts_jax.nn.conv import CausalConv3d, GroupNorm, Window
+from tts_jax.nn.stack import in_turn
 from tts_jax.nn.tiling import Past, in_tiles, in_windows
 
 ENCODER_WINDOW = 8  # frames
@@ -206,8 +207,7 @@ class DownBlock(nnx.Module):
         self.time = time
 
     def __call__(self, x: Array, window: Window) -> Array:
-        for resnet in self.resnets:
-            x = resnet(x, window)
+        x = in_turn(self.resnets, x, window)
         if self.conv is None:
             return x
         return self.conv(_halve_time(x) if self.time else x)
@@ -227,8 +227,7 @@ class UpBlock(nnx.Module):
         self.time = time
 
     def __call__(self, x: Array, window: Window, latents: Array) -> Array:
-        for resnet in self.resnets:
-            x = resnet(x, window, latents)
+        x = in_turn(self.resnets, x, window, latents)
         if self.conv is None:
             return x
         if self.time:
@@ -284,8 +283,9 @@ class Encoder(nnx.Module):
 
     def __call__(self, x: Array, window: Window) -> Array:
         x = self.conv_in(x, window)
-        for block in (*self.down, *self.mid):
+        for block in self.down:
             x = block(x, window)
+        x = in_turn(self.mid, x, window)
         return self.conv_out(silu(self.norm_out(x)), window)
 
 
@@ -320,8 +320,8 @@ class Decoder(nnx.Module):
         )
 
     def __call__(self, latents: Array, window: Window) -> Array:
-        x = self.conv_in(latents, window)
-        for block in (*self.mid, *self.up):
+        x = in_turn(self.mid, self.conv_in(latents, window), window, latents)
+        for block in self.up:
             x = block(x, window, latents)
         return self.conv_out(silu(self.norm_out(x, latents)), window)
 

@@ -3,17 +3,16 @@
 B texts  T frames  H W latent size  C channels  L tokens  N steps.
 """
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from tts_jax.generators.diffusion import Diffusion
-from tts_jax.generators.full_sequence import Segments
+from tts_jax.generators.full_sequence import Segments, guide
 from tts_jax.generators.latte.scheduler import Schedule
 from tts_jax.generators.latte.transformer import Transformer, TransformerConfig
 from tts_jax.generators.latte.vae import FrameVAE, VAEConfig
@@ -42,6 +41,8 @@ class SamplerConfig(Segments):
       eta, beta_start, beta_end, num_train_timesteps, offset, clean_end: see `Schedule`.
     """
 
+    schedule_type: ClassVar[type] = Schedule
+
     frames: int = 16
     height: int = 512
     width: int = 512
@@ -59,10 +60,6 @@ class SamplerConfig(Segments):
     offset: int = 0
     clean_end: bool = True
 
-    def __post_init__(self):
-        super().__post_init__()
-        _ = self.schedule  # refuses impossible settings
-
     @classmethod
     def from_reference(cls, scheduler: Mapping) -> "SamplerConfig":
         """The published defaults with the tables of a parsed `scheduler_config.json`.
@@ -71,12 +68,6 @@ class SamplerConfig(Segments):
           ValueError: the file asks for something that the published checkpoint has not.
         """
         return cls(**Schedule.read_reference(scheduler))
-
-    @cached_property
-    def schedule(self) -> Schedule:
-        """Timesteps, levels and steps."""
-        names = [field.name for field in dataclasses.fields(Schedule)]
-        return Schedule(**{name: getattr(self, name) for name in names})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,9 +144,7 @@ class Latte(T5Parts, Diffusion):
             jnp.full(texts, jnp.asarray(schedule.timesteps, jnp.float32)[index]),
             jnp.broadcast_to(condition.seen, (texts, *condition.seen.shape)),
         )
-        prediction = predictions[-1]
-        if texts > 1:
-            prediction = predictions[0] + condition.guidance * (prediction - predictions[0])
+        prediction = guide(predictions, condition.guidance)
         return diffusion.split(latents, prediction, self._levels[index], "noise").clean
 
     def decode(self, params: Params, latents: Array) -> Array:

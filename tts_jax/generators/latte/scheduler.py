@@ -13,7 +13,9 @@ from functools import cached_property
 
 import numpy as np
 
-from tts_jax.solvers.diffusion import Coefficients, ddim
+from tts_jax.reference import refuse_others
+from tts_jax.solvers.diffusion import ddim
+from tts_jax.solvers.steps import Coefficients, check_eta, check_steps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,12 +40,8 @@ class Schedule:
     clean_end: bool = True
 
     def __post_init__(self):
-        if not 1 <= self.steps <= self.num_train_timesteps:
-            raise ValueError(
-                f"{self.steps} steps; from 1 to {self.num_train_timesteps} are possible"
-            )
-        if not 0 <= self.eta <= 1:
-            raise ValueError(f"eta is {self.eta}; it lies between 0 and 1")
+        check_steps(self.steps, self.num_train_timesteps)
+        check_eta(self.eta)
         if not 0 <= self.timesteps[-1] <= self.timesteps[0] < self.num_train_timesteps:
             raise ValueError(
                 f"{self.steps} steps from timestep {self.timesteps[0]} on; "
@@ -73,9 +71,7 @@ class Schedule:
             "timestep_spacing": "leading",
             "rescale_betas_zero_snr": False,
         }
-        odd = [f"{k}={config[k]!r}" for k, v in fixed.items() if config.get(k, v) != v]
-        if odd:
-            raise ValueError(f"unsupported Latte scheduler settings: {', '.join(odd)}")
+        refuse_others("Latte scheduler settings", config, fixed)
         return {
             "beta_start": config["beta_start"],
             "beta_end": config["beta_end"],

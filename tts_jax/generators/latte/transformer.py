@@ -23,7 +23,16 @@ from tts_jax.nn.linear import Linear
 from tts_jax.nn.mlp import FeedForward
 from tts_jax.nn.sequence import by_sequence
 from tts_jax.nn.stack import stacked
-from tts_jax.nn.video_tokens import gated, modulate, patchify, unpatchify
+from tts_jax.nn.video_tokens import (
+    gated,
+    modulate,
+    modulation_table,
+    modulations,
+    patchify,
+    unpatchify,
+    within,
+)
+from tts_jax.reference import refuse_others
 
 TIME_WIDTH = 256  # channels of the sinusoids of the diffusion time
 FINAL_EPSILON = 1e-6  # of the last norm
@@ -87,9 +96,7 @@ class TransformerConfig:
             "norm_type": "ada_norm_single",
             "norm_elementwise_affine": False,
         }
-        odd = [f"{k}={config[k]!r}" for k, v in fixed.items() if config.get(k, v) != v]
-        if odd:
-            raise ValueError(f"unsupported Latte denoiser settings: {', '.join(odd)}")
+        refuse_others("Latte denoiser settings", config, fixed)
         return cls(
             heads=config["num_attention_heads"],
             head_size=config["attention_head_dim"],
@@ -130,7 +137,7 @@ class Block(nnx.Module):
         self.attention = Attention(config, rngs=rngs)
         self.cross_attention = None if over_time else Attention(config, rngs=rngs)
         self.mlp = FeedForward((width, 4 * width, width), jax.nn.gelu, rngs=rngs)
-        self.modulation = nnx.Param(jax.random.normal(rngs.params(), (6, width)) / width**0.5)
+        self.modulation = modulation_table(6, width, rngs=rngs)
         self.over_time = over_time
         self.epsilon = config.epsilon
 
@@ -154,25 +161,15 @@ class Block(nnx.Module):
         Returns:
           [B, F*P, D].
         """
-        values = self.modulation[...].astype(jnp.float32) + modulation
-        shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = jnp.moveaxis(values, 2, 0)
-        y = self._attend(modulate(x, shift, scale, self.epsilon), frames)
+        values = modulations(self.modulation, modulation)
+        shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = values
+        y = modulate(x, shift, scale, self.epsilon)
+        y = within(y, frames, self.over_time, lambda tokens: self.attention(tokens, tokens))
         x = x + gated(y, gate)
         if self.cross_attention is not None:
             x = x + self.cross_attention(x, text, mask)
         y = modulate(x, mlp_shift, mlp_scale, self.epsilon)
         return x + gated(self.mlp(y), mlp_gate)
-
-    def _attend(self, x: Array, frames: int) -> Array:
-        """Of every frame's tokens to each other, or of all frames' tokens at one place."""
-        groups = x.reshape(x.shape[0], frames, -1, x.shape[-1])
-        if self.over_time:
-            groups = groups.swapaxes(1, 2)
-        rows = groups.reshape(-1, *groups.shape[2:])
-        y = self.attention(rows, rows).reshape(groups.shape)
-        if self.over_time:
-            y = y.swapaxes(1, 2)
-        return y.reshape(x.shape)
 
 
 class Transformer(nnx.Module):
@@ -188,7 +185,7 @@ class Transformer(nnx.Module):
         for name, over_time in (("space", False), ("time", True)):
             build = partial(Block, config, over_time=over_time)
             setattr(self, f"{name}_blocks", stacked(build, config.layers, rngs=rngs))
-        self.modulation = nnx.Param(jax.random.normal(rngs.params(), (2, width)) / width**0.5)
+        self.modulation = modulation_table(2, width, rngs=rngs)
         self.out = Linear(width, 2 * token, rngs=rngs)
 
     @property
@@ -238,8 +235,7 @@ class Transformer(nnx.Module):
         layers = self.space_blocks, self.time_blocks, first
         tokens = self.latent_embed(patchify(latents.astype(self.dtype), config.patch))
         tokens, _ = jax.lax.scan(step, by_sequence(tokens + places), layers)
-        values = self.modulation[...].astype(jnp.float32) + temb.astype(jnp.float32)[:, None]
-        shift, scale = jnp.moveaxis(values[:, None], 2, 0)
+        shift, scale = modulations(self.modulation, temb.astype(jnp.float32)[:, None, None])
         tokens = self.out(modulate(tokens, shift, scale, FINAL_EPSILON)).astype(jnp.float32)
         noise, variance = jnp.split(unpatchify(tokens, grid, config.patch), 2, axis=-1)
         return noise, variance

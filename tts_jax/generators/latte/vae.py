@@ -12,6 +12,7 @@ from flax import nnx
 from jax import Array
 
 from tts_jax.nn.image_autoencoder import ImageDecoder, ImageEncoder, by_frames
+from tts_jax.reference import refuse_others
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,9 +73,7 @@ class VAEConfig:
             "latents_mean": None,
             "latents_std": None,
         }
-        odd = [f"{k}={config[k]!r}" for k, v in fixed.items() if config.get(k, v) != v]
-        if odd:
-            raise ValueError(f"unsupported settings of Latte's VAE: {', '.join(odd)}")
+        refuse_others("settings of Latte's VAE", config, fixed)
         return cls(
             image_channels=config["in_channels"],
             latent_channels=config["latent_channels"],

@@ -15,7 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from tts_jax.generators.networks import GeneratorNetworks, read_parts
+from tts_jax.generators.finished import Finished
+from tts_jax.generators.networks import read_parts
 from tts_jax.generators.nova import sampler as nova
 from tts_jax.generators.nova.sampler import Condition, Frame, Plan, SamplerConfig
 from tts_jax.generators.nova.transformer import (
@@ -34,10 +35,7 @@ from tts_jax.language.phi import PhiConfig, PhiEncoder, PhiTokenizer
 from tts_jax.language.tokenizer import Tokenizer, open_tokenizer
 from tts_jax.nn.autoencoder import posterior_sample
 from tts_jax.solvers import noise
-from tts_jax.solvers.noise import Key
-
-# Children are fold_in(key, index); no child has this index.
-NOISE_TAG = 0xFFFFFFFF
+from tts_jax.solvers.noise import NOISE_TAG, Key
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,7 +174,7 @@ class Branch:
     features: Array
 
 
-class Nova(GeneratorNetworks):
+class Nova(Finished):
     """The generator protocol over NOVA; see `tts_jax.generators.protocol.Generator`.
 
     A denoiser call is one of the image encoder, with the diffusion of a set that follows it; the
@@ -184,8 +182,7 @@ class Nova(GeneratorNetworks):
     """
 
     name = "nova"
-    renoises = False
-    looks_ahead = False
+    not_noisy = "segments end in finished tokens, which have nothing noisy to go on from"
 
     def __init__(self, config: NovaConfig, tokenizers: Mapping[str, Tokenizer]):
         """Builds the graphs; allocates no parameters.
@@ -218,16 +215,6 @@ class Nova(GeneratorNetworks):
     def units(self) -> tuple[int, ...]:
         """Segments of each frame."""
         return (self._parts,) * self.config.sampler.frames
-
-    @property
-    def num_segments(self) -> int:
-        """Segments of a video."""
-        return self._parts * self.config.sampler.frames
-
-    @property
-    def stochastic(self) -> bool:
-        """Whether a frame has several segments; all of them draw."""
-        return self._parts > 1
 
     @property
     def _parts(self) -> int:
@@ -444,27 +431,6 @@ class Nova(GeneratorNetworks):
         )
         made = unpatchify(tokens, config.patch, config.grid)
         return jnp.concatenate([branch.latents[:index], made[None]])
-
-    def estimate_nfe(self, segment: int, look: Look) -> int:
-        """Denoiser calls of an estimate: none."""
-        return 0
-
-    def renoise(
-        self,
-        params: Params,
-        condition: Condition,
-        branch: Branch,
-        key: Key,
-        segment: int,
-        to: int,
-        strength: Array,
-    ) -> Branch:
-        """Is not possible: tokens are finished as soon as they are there; see the protocol."""
-        raise ValueError("segments end in finished tokens, which have nothing noisy to go on from")
-
-    def renoise_nfe(self, segment: int, to: int) -> int:
-        """Is not possible; see `renoise`."""
-        raise ValueError("segments end in finished tokens, which have nothing noisy to go on from")
 
     def draft(self) -> "Nova | None":
         """The generator with fewer steps; None if there are no fewer."""

@@ -17,6 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from tts_jax.reference import refuse_others
+
 MAX_BETA = 0.999
 OFFSET = 0.008  # of the cosine schedule, arXiv 2102.09672
 
@@ -61,9 +63,7 @@ class DDPM:
             "rescale_betas_zero_snr": False,
             "trained_betas": None,
         }
-        odd = [f"{k}={config[k]!r}" for k, v in fixed.items() if config.get(k, v) != v]
-        if odd:
-            raise ValueError(f"unsupported DDPM settings: {', '.join(odd)}")
+        refuse_others("DDPM settings", config, fixed)
         names = {"betas": "beta_schedule", "offset": "steps_offset"}
         fields = {field.name: names.get(field.name, field.name) for field in _fields(cls)}
         return cls(**{ours: config[name] for ours, name in fields.items() if name in config})

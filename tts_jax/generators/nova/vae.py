@@ -17,6 +17,7 @@ from jax import Array
 
 from tts_jax.nn.autoencoder import MidBlock, ResnetBlock, silu
 from tts_jax.nn.conv import CausalConv3d, GroupNorm
+from tts_jax.reference import refuse_others
 
 ENCODER_WINDOW = 17  # frames
 DECODER_WINDOW = 5  # latent frames
@@ -100,9 +101,7 @@ class VAEConfig:
         }
         given = {name: config[name] for name in fixed if name in config}
         given |= {"down_block_types": down, "up_block_types": up}
-        odd = [f"{k}={given[k]!r}" for k, v in fixed.items() if given.get(k, v) != v]
-        if odd:
-            raise ValueError(f"unsupported settings of NOVA's VAE: {', '.join(odd)}")
+        refuse_others("settings of NOVA's VAE", given, fixed)
         return cls(
             image_channels=config["in_channels"],
             latent_channels=config["latent_channels"],

@@ -8,7 +8,6 @@ T latent frames  H W latent size  C channels  L tokens  N steps  K clips  S segm
 import dataclasses
 from collections.abc import Hashable
 from dataclasses import dataclass
-from functools import cached_property
 
 import jax
 import jax.numpy as jnp
@@ -16,15 +15,16 @@ import numpy as np
 from jax import Array
 
 from tts_jax.generators import full_sequence
-from tts_jax.generators.full_sequence import FullSequence
+from tts_jax.generators.full_sequence import guide
 from tts_jax.generators.open_sora.parts import Parts
 from tts_jax.generators.open_sora.sampler import Given
-from tts_jax.generators.open_sora.scheduler import NUM_TIMESTEPS, Schedule
+from tts_jax.generators.open_sora.scheduler import NUM_TIMESTEPS
 from tts_jax.generators.open_sora.text import texts_of_clips
 from tts_jax.generators.protocol import Look, Params
+from tts_jax.generators.rectified_flow import RectifiedFlow
 from tts_jax.solvers import noise, rectified_flow
 from tts_jax.solvers.noise import Key
-from tts_jax.solvers.rectified_flow import Predictor
+from tts_jax.solvers.steps import row
 
 
 @jax.tree_util.register_dataclass
@@ -59,7 +59,7 @@ class Branch(full_sequence.Branch):
     finished: Array
 
 
-class OpenSora(Parts, FullSequence):
+class OpenSora(Parts, RectifiedFlow):
     """The generator protocol over Open-Sora 1.2; see `tts_jax.generators.protocol.Generator`."""
 
     name = "open_sora"
@@ -79,15 +79,6 @@ class OpenSora(Parts, FullSequence):
     def units_of_an_image(self) -> int:
         """Units that are done when a video begins with an image; it is one of a clip's frames."""
         return int(self.config.latent_shape[0] == 1)
-
-    @property
-    def stochastic(self) -> bool:
-        """Whether the solver draws noise."""
-        return bool(self._schedule.coefficients.noise.any())
-
-    @property
-    def _schedule(self) -> Schedule:
-        return self.config.sampler.schedule
 
     def encode_prompt(self, params: Params, prompt: str) -> Condition:
         """Text states of a prompt for every clip, see `texts_of_clips`; and the guidance scale."""
@@ -240,8 +231,8 @@ class OpenSora(Parts, FullSequence):
         """The guided clean estimate at the state before step `index`, [T, H, W, C]."""
         sampler, noisy = self.config.sampler, condition.noisy
         model = self.network(params, "transformer")
-        text, guided = condition.text[None], sampler.guided
-        if guided:
+        text = condition.text[None]
+        if sampler.guided:
             null = model.null_text[...][None, : text.shape[1]]
             text = jnp.concatenate([null.astype(text.dtype), text])
         batch = len(text)
@@ -255,19 +246,9 @@ class OpenSora(Parts, FullSequence):
             text_mask=condition.mask[None],
             noisy=None if noisy is None else jnp.broadcast_to(noisy, (batch, *noisy.shape)),
         )[..., : latents.shape[-1]]
-        velocity = velocities[-1]
-        if guided:
-            velocity = velocities[0] + condition.guidance * (velocity - velocities[0])
+        velocity = guide(velocities, condition.guidance)
         clean = rectified_flow.clean_estimate(latents, -velocity, self._levels[index])
         return clean if noisy is None else jnp.where(noisy[:, None, None, None], clean, latents)
-
-    @cached_property
-    def _steps(self) -> Predictor:
-        return self._schedule.coefficients_between_stops(1, self.config.sampler.steps_per_segment)
-
-    @property
-    def _levels(self) -> Array:
-        return jnp.asarray(self._schedule.levels, jnp.float32)
 
     def _time(self, index: int | Array) -> Array:
         """Of the state before step `index`, which may lie before the first or after the last."""
@@ -289,27 +270,17 @@ class OpenSora(Parts, FullSequence):
         return latents if branch.given is None else branch.given.place(latents, self._time(index))
 
     def _predict(self, branch: Branch, index: Array, key: Key) -> Array:
-        row = Predictor(*(jnp.asarray(x, jnp.float32)[index + 1] for x in self._steps))
-        latents = row.latents * branch.latents + row.clean * branch.clean
+        step = row(self._steps, index + 1)
+        latents = step.latents * branch.latents + step.clean * branch.clean
         if not self.stochastic and branch.given is None:
             return latents
         normals = noise.normal(key, latents.shape)
-        latents = latents + row.noise * normals
+        latents = latents + step.noise * normals
         if branch.given is None:
             return latents
         before, after = self._time(index), self._time(index + 1)
         level = after / NUM_TIMESTEPS
         return branch.given.after_step(latents, before, after, level, normals)
-
-    def _follow_ode(self, latents: Array, clean: Array, here: Array, there: Array) -> Array:
-        return rectified_flow.ode_step(latents, clean, self._levels[here], self._levels[there])
-
-    def _noise_again(self, latents: Array, here: int, there: int, normals: Array) -> Array:
-        levels = self._levels
-        return rectified_flow.noise_again(latents, levels[here], levels[there], normals)
-
-    def _add_noise(self, latents: Array, here: int, normals: Array, strength: Array) -> Array:
-        return rectified_flow.add_noise(latents, self._levels[here], normals, strength)
 
 
 def _of_clip(condition: Condition, clip: int | Array) -> Condition:

@@ -98,11 +98,6 @@ class Parts(T5Parts):
         mask = jnp.asarray(mask)
         return self.text_states(params, tokens, mask), mask
 
-    @property
-    def frame_size(self) -> tuple[int, int]:
-        """Height and width of a frame that a video can start from, pixels."""
-        return self.config.sampler.height, self.config.sampler.width
-
     def encode_frames(self, params: Params, frames: Array) -> Array:
         """Posterior moments of each frame by itself.
 

@@ -7,25 +7,24 @@ ratio of 0 keeps a frame to the end.
 T latent frames  H W latent size  C channels  N steps.
 """
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from tts_jax.generators.full_sequence import Segments
 from tts_jax.generators.open_sora.scheduler import NUM_TIMESTEPS, Schedule
 
 IMAGE_RATE = 120.0  # frames per second that stand for an image
 
 
 @dataclass(frozen=True, kw_only=True)
-class SamplerConfig:
-    """How a video is sampled.
+class SamplerConfig(Segments):
+    """How a video is sampled; segments and steps are those of a clip.
 
     Attributes:
       frames: of a clip, 1 or at least 17.
@@ -41,6 +40,8 @@ class SamplerConfig:
       guidance: guidance scale; guidance is on when it is above 1.
       eta: see `Schedule`.
     """
+
+    schedule_type: ClassVar[type] = Schedule
 
     frames: int = 51
     height: int = 240
@@ -58,34 +59,14 @@ class SamplerConfig:
     eta: float = 0.0
 
     def __post_init__(self):
-        for name in ("steps_per_segment", "draft_steps_per_segment", "clips"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; at least 1 is needed")
-        _ = self.schedule  # refuses impossible settings
-
-    @property
-    def guided(self) -> bool:
-        return self.guidance > 1
+        super().__post_init__()
+        if self.clips < 1:
+            raise ValueError(f"clips is {self.clips}; at least 1 is needed")
 
     @property
     def told_rate(self) -> float:
         """Frames per second that the denoiser is told, another for images."""
         return IMAGE_RATE if self.frames == 1 else self.rate
-
-    @cached_property
-    def schedule(self) -> Schedule:
-        """Timesteps and levels."""
-        names = [field.name for field in dataclasses.fields(Schedule)]
-        return Schedule(**{name: getattr(self, name) for name in names})
-
-    @property
-    def num_segments(self) -> int:
-        """Of a clip."""
-        return -(-self.steps // self.steps_per_segment)
-
-    def steps_before(self, segment: int) -> int:
-        """Steps of a clip done before one of its segments."""
-        return min(segment * self.steps_per_segment, self.steps)
 
 
 @jax.tree_util.register_dataclass

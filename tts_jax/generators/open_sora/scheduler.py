@@ -10,7 +10,8 @@ from functools import cached_property
 
 import numpy as np
 
-from tts_jax.solvers.rectified_flow import Predictor, shift_levels, solver_steps
+from tts_jax.solvers.rectified_flow import shift_levels, solver_steps
+from tts_jax.solvers.steps import Coefficients, check_eta
 
 NUM_TIMESTEPS = 1000  # timestep at level 1
 BASE_SIDE = 512  # of a square image whose levels are not shifted
@@ -36,8 +37,7 @@ class Schedule:
     def __post_init__(self):
         if self.steps < 1:
             raise ValueError(f"{self.steps} steps; at least 1 is needed")
-        if not 0 <= self.eta <= 1:
-            raise ValueError(f"eta is {self.eta}; it lies between 0 and 1")
+        check_eta(self.eta)
         if self.frames != 1 and self.frames < CLIP_FRAMES:
             raise ValueError(
                 f"a video of {self.frames} frames has no noise levels; "
@@ -62,12 +62,6 @@ class Schedule:
         return NUM_TIMESTEPS * self.levels[:-1]
 
     @cached_property
-    def coefficients(self) -> Predictor:
+    def coefficients(self) -> Coefficients:
         """Of every step, [N] each."""
         return solver_steps(self.levels, order=1, correct=False, eta=self.eta)[0]
-
-    def coefficients_between_stops(self, before: int, after: int) -> Predictor:
-        """Of steps that change nothing, the solver's N, and more that change nothing."""
-        still = 1.0, 0.0, 0.0, 0.0
-        pairs = zip(self.coefficients, still, strict=True)
-        return Predictor(*(np.pad(x, (before, after), constant_values=v) for x, v in pairs))

@@ -24,7 +24,16 @@ from tts_jax.nn.mlp import FeedForward
 from tts_jax.nn.norms import RMSNorm
 from tts_jax.nn.sequence import by_sequence
 from tts_jax.nn.stack import stacked
-from tts_jax.nn.video_tokens import gated, modulate, patchify, unpatchify
+from tts_jax.nn.video_tokens import (
+    gated,
+    modulate,
+    modulation_table,
+    modulations,
+    patchify,
+    unpatchify,
+    within,
+)
+from tts_jax.reference import refuse_others
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,14 +90,13 @@ class TransformerConfig:
         """
         time, height, width = config.get("patch_size", (1, 2, 2))
         fixed = {"pred_sigma": True, "qk_norm": True, "skip_y_embedder": False}
-        odd = [f"{k}={config[k]!r}" for k, v in fixed.items() if config.get(k, v) != v]
+        odd = []
         if time != 1 or height != width:
             odd.append(f"patch_size={[time, height, width]}")
         size, heads = config["hidden_size"], config["num_heads"]
         if size % heads or size // heads % 2 or size % 4:
             odd.append(f"hidden_size={size} with num_heads={heads}")
-        if odd:
-            raise ValueError(f"unsupported Open-Sora denoiser settings: {', '.join(odd)}")
+        refuse_others("Open-Sora denoiser settings", config, fixed, odd)
         return cls(
             heads=heads,
             head_size=size // heads,
@@ -136,7 +144,7 @@ class Block(nnx.Module):
         self.cross_kv = Linear(width, 2 * width, rngs=rngs)
         self.cross_out = Linear(width, width, rngs=rngs)
         self.mlp = FeedForward((width, config.mlp, width), jax.nn.gelu, rngs=rngs)
-        self.modulation = nnx.Param(jax.random.normal(rngs.params(), (6, width)) / width**0.5)
+        self.modulation = modulation_table(6, width, rngs=rngs)
         self.heads = config.heads, config.head_size
         self.over_time = over_time
         self.epsilon = config.epsilon
@@ -157,34 +165,26 @@ class Block(nnx.Module):
         Returns:
           [B, F*P, D].
         """
-        values = self.modulation[...].astype(jnp.float32) + modulation
-        shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = jnp.moveaxis(values, 2, 0)
+        values = modulations(self.modulation, modulation)
+        shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = values
         with jax.named_scope("attention"):
-            y = self._attend(modulate(x, shift, scale, self.epsilon), frames)
+            y = modulate(x, shift, scale, self.epsilon)
+            y = self.out(within(y, frames, self.over_time, self._attend))
             x = x + gated(y, gate)
         with jax.named_scope("cross_attention"):
             x = x + self._attend_to(text, x, mask)
         y = modulate(x, mlp_shift, mlp_scale, self.epsilon)
         return x + gated(self.mlp(y), mlp_gate)
 
-    def _attend(self, x: Array, frames: int) -> Array:
-        """Of every frame's tokens to each other, or of all frames' tokens at one place."""
-        shape = x.shape
-        x = x.reshape(shape[0], frames, -1, shape[-1])
-        if self.over_time:
-            x = x.swapaxes(1, 2)
-        groups = x.shape
-        x = x.reshape(-1, *x.shape[2:])
+    def _attend(self, x: Array) -> Array:
+        """What the tokens of a group [G, L, D] see of each other."""
         q, k, v = jnp.moveaxis(self.qkv(x).reshape(*x.shape[:2], 3, *self.heads), 2, 0)
         q, k = self.q_norm(q), self.k_norm(k)
         if self.over_time:
-            angles = np.arange(frames)[:, None] * frequencies(self.heads[1] // 2)
+            angles = np.arange(x.shape[1])[:, None] * frequencies(self.heads[1] // 2)
             cos, sin = (jnp.asarray(f(angles), jnp.float32) for f in (np.cos, np.sin))
             q, k = rotate_pairs(q, cos, sin), rotate_pairs(k, cos, sin)
-        x = attend(q, k, v, implementation=self.implementation).reshape(groups)
-        if self.over_time:
-            x = x.swapaxes(1, 2)
-        return self.out(x.reshape(shape))
+        return attend(q, k, v, implementation=self.implementation).reshape(x.shape)
 
     def _attend_to(self, text: Array, x: Array, mask: Array | None) -> Array:
         q = self.cross_q(x).reshape(*x.shape[:2], *self.heads)
@@ -210,7 +210,7 @@ class Transformer(nnx.Module):
         for name, over_time in (("space", False), ("time", True)):
             build = partial(Block, config, over_time=over_time)
             setattr(self, f"{name}_blocks", stacked(build, config.layers, rngs=rngs))
-        self.modulation = nnx.Param(jax.random.normal(rngs.params(), (2, width)) / width**0.5)
+        self.modulation = modulation_table(2, width, rngs=rngs)
         self.out = Linear(width, patch * 2 * config.latent_channels, rngs=rngs)
 
     @property
@@ -292,6 +292,5 @@ class Transformer(nnx.Module):
 
     def _finish(self, tokens: Array, embedding: Array) -> Array:
         """The last norm, modulated by the embedded time [B, 1, D]."""
-        values = self.modulation[...].astype(jnp.float32) + embedding[:, :, None]
-        shift, scale = jnp.moveaxis(values, 2, 0)
+        shift, scale = modulations(self.modulation, embedding[:, :, None])
         return modulate(tokens, shift, scale, self.config.epsilon)

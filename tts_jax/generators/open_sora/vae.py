@@ -26,6 +26,7 @@ from tts_jax.nn.autoencoder import (
 )
 from tts_jax.nn.conv import CausalConv3d, GroupNorm, pointwise
 from tts_jax.nn.image_autoencoder import ImageDecoder, ImageEncoder, by_frames
+from tts_jax.reference import refuse_others
 
 TEMPORAL_EPSILON = 1e-5  # of the group norms of the temporal half
 SPATIAL_SCALE = 0.18215  # small frames are the image autoencoder's latents times this
@@ -136,19 +137,14 @@ class OpenSoraVAEConfig:
 
 
 def _refuse_others(found: Mapping, fixed: Mapping) -> None:
-    odd = [f"{k}={found[k]!r}" for k, v in fixed.items() if found.get(k, v) != v]
-    if odd:
-        raise ValueError(f"unsupported settings of Open-Sora's VAE: {', '.join(odd)}")
+    values = {name: found.get(name, value) for name, value in fixed.items()}
+    values = {n: list(v) if isinstance(v, tuple) else v for n, v in values.items()}
+    refuse_others("settings of Open-Sora's VAE", values, fixed)
 
 
 def _read_halves(spatial: Mapping, temporal: Mapping) -> dict:
-    """Sizes, of the constructor arguments of both halves."""
+    """Sizes, of the constructor arguments of both halves; asks for no others."""
     channels, latent = tuple(spatial["block_out_channels"]), spatial["latent_channels"]
-    found = {
-        name: list(value) if isinstance(value, tuple) else value
-        for half in (spatial, temporal)
-        for name, value in half.items()
-    }
     fixed = {
         "out_channels": spatial["in_channels"],
         "act_fn": "silu",
@@ -157,9 +153,10 @@ def _read_halves(spatial: Mapping, temporal: Mapping) -> dict:
         "mid_block_add_attention": True,
         "use_quant_conv": True,
         "use_post_quant_conv": True,
-        **dict.fromkeys(("in_out_channels", "latent_embed_dim", "embed_dim"), latent),
     }
-    _refuse_others(found, fixed)
+    _refuse_others(spatial, fixed)
+    names = "in_out_channels", "latent_embed_dim", "embed_dim"
+    _refuse_others(temporal, dict.fromkeys(names, latent))
     filters = temporal["filters"]
     return {
         "image_channels": spatial["in_channels"],

@@ -9,6 +9,7 @@ B batch  T latent frames  H W latent size  C latent channels  L tokens  D width 
 K head size. Channels last.
 """
 
+import itertools
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -20,11 +21,11 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
-from tts_jax.nn.attention import TokenMask, attend
-from tts_jax.nn.embeddings import frequencies, rotate_halves, timestep_sinusoid
+from tts_jax.nn.attention import TokenMask, attend, attend_in_parts, by_kernel
+from tts_jax.nn.embeddings import frequencies, timestep_sinusoid
 from tts_jax.nn.linear import Linear, evens_first
-from tts_jax.nn.norms import RMSNorm, layer_norm
-from tts_jax.nn.sequence import by_sequence
+from tts_jax.nn.norms import RMSNorm, layer_norm_once
+from tts_jax.nn.sequence import by_sequence, head_axes
 
 PATCH = 2
 SINUSOID_WIDTH = 256
@@ -241,6 +242,12 @@ def attend_from_own(
     Returns:
       Heads of the own tokens, [B, L_own, N, K].
     """
+    keys = context[1], own[1]
+    if by_kernel(own[0], keys, implementation) and not head_axes(own[0].shape[2]):
+        ends = np.cumsum([0, *(k.shape[1] for k in keys)]).tolist()
+        masks = [layout.own_mask.of_keys(*pair) for pair in itertools.pairwise(ends)]
+        parts = list(zip(keys, (context[2], own[2]), masks, strict=True))
+        return attend_in_parts(own[0], parts, implementation=implementation)
     joint = [jnp.concatenate(pair, axis=1) for pair in zip(context[1:], own[1:], strict=True)]
     return attend(own[0], *joint, layout.own_mask, implementation=implementation)
 
@@ -269,7 +276,7 @@ def attend_causally(
 @jax.named_scope("norm")
 def modulate(x: Array, shift: Array, scale: Array) -> Array:
     """Adaptive layer norm: LN(x) * (1 + scale) + shift, computed in float32, in the dtype of x."""
-    return (layer_norm(x) * (1 + scale) + shift).astype(x.dtype)
+    return (layer_norm_once(x) * (1 + scale) + shift).astype(x.dtype)
 
 
 def gated(x: Array, gate: Array, update: Array) -> Array:
@@ -306,6 +313,25 @@ class Modulation(nnx.Module):
         return jnp.split(values[:, None], self.count, axis=-1)
 
 
+def norm_and_turn(norm: RMSNorm, x: Array, rope: Rope | None) -> Array:
+    """Queries or keys [B, L, N, 2, K/2], normalised over the head and rotated by halves.
+
+    Computed in float32, in the dtype of `x`. The halves are an axis, and what is turned is `x`
+    itself: then a TPU reads and writes it once.
+    """
+    size = x.shape[-2:]
+    scale = norm.scale[...].reshape(size).astype(jnp.float32)
+    y = x.astype(jnp.float32)
+    factor = norm.factor(y, axis=(-2, -1))
+    if rope is None:
+        return (y * factor * scale).astype(x.dtype)
+    cos, sin = (table[:, None, None] for table in rope)
+    sines = jnp.concatenate([-sin, sin], axis=-2)
+    turned = jnp.flip(x, -2).astype(jnp.float32)
+    y = y * (cos * scale) + turned * (sines * jnp.flip(scale, -2))
+    return (y * factor).astype(x.dtype)
+
+
 class Projection(nnx.Module):
     """Queries, keys and values of one stream: linear, RMS norm over the head, rotation."""
 
@@ -325,11 +351,14 @@ class Projection(nnx.Module):
         """
         layers = self.q, self.k, self.q_norm, self.k_norm
         to_q, to_k, q_norm, k_norm = (evens_first(layer, self.heads[1]) for layer in layers)
-        q, k, v = (layer.to_heads(x, self.heads) for layer in (to_q, to_k, self.v))
-        q, k = q_norm(q), k_norm(k)
-        if rope is not None:
-            q, k = rotate_halves(q, *rope), rotate_halves(k, *rope)
-        return q, k, v
+        count, size = self.heads
+        halves = count, 2, size // 2
+        q, k = (
+            norm_and_turn(norm, layer.to_heads(x, halves), rope)
+            for layer, norm in ((to_q, q_norm), (to_k, k_norm))
+        )
+        v = self.v.to_heads(x, self.heads)
+        return q.reshape(v.shape), k.reshape(v.shape), v
 
 
 class Stream(nnx.Module):

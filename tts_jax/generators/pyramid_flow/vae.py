@@ -16,6 +16,7 @@ from jax import Array
 
 from tts_jax.nn.autoencoder import silu
 from tts_jax.nn.conv import CausalConv3d, GroupNorm, Window
+from tts_jax.nn.stack import in_turn
 from tts_jax.nn.tiling import Past, in_tiles, in_windows
 
 _OVERLAP = 0.25  # of neighbouring tiles
@@ -225,8 +226,7 @@ class Level(nnx.Module):
         self.temporal = temporal and temporal(outputs, rngs=rngs)
 
     def __call__(self, x: Array, window: Window | None = None) -> Array:
-        for resnet in self.resnets:
-            x = resnet(x, window)
+        x = in_turn(self.resnets, x, window)
         if self.spatial is not None:
             x = self.spatial(x, window)
         if self.temporal is not None:

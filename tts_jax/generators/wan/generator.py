@@ -3,25 +3,26 @@
 B texts  T latent frames  H W latent size  C channels  L tokens  N steps  P prompts.
 """
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from tts_jax.generators.full_sequence import Branch, FullSequence, Segments
+from tts_jax.generators.full_sequence import Branch, Segments, guide
 from tts_jax.generators.protocol import Params
+from tts_jax.generators.rectified_flow import RectifiedFlow
 from tts_jax.generators.wan.parts import WanParts, WanPartsConfig
 from tts_jax.generators.wan.scheduler import Schedule
 from tts_jax.generators.wan.transformer import TransformerConfig
 from tts_jax.generators.wan.vae import VAEConfig
 from tts_jax.language.t5 import T5Config
-from tts_jax.solvers import noise, rectified_flow
-from tts_jax.solvers.noise import Key
-from tts_jax.solvers.rectified_flow import Corrector, Predictor
+from tts_jax.solvers import rectified_flow
+from tts_jax.solvers.rectified_flow import Corrector
+from tts_jax.solvers.steps import Coefficients, between_stops, row
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +43,8 @@ class SamplerConfig(Segments):
       solver, eta, shift, num_train_timesteps: see `Schedule`.
     """
 
+    schedule_type: ClassVar[type] = Schedule
+
     frames: int = 81
     height: int = 480
     width: int = 832
@@ -56,10 +59,6 @@ class SamplerConfig(Segments):
     eta: float = 0.0
     shift: float = 3.0
     num_train_timesteps: int = 1000
-
-    def __post_init__(self):
-        super().__post_init__()
-        _ = self.schedule  # refuses impossible settings
 
     @classmethod
     def wan2_1_1_3b(cls) -> "SamplerConfig":
@@ -79,12 +78,6 @@ class SamplerConfig(Segments):
           ValueError: the file asks for something that no checkpoint of Wan 2.1 has.
         """
         return cls(**Schedule.read_reference(scheduler))
-
-    @cached_property
-    def schedule(self) -> Schedule:
-        """Timesteps, levels and solver."""
-        names = [field.name for field in dataclasses.fields(Schedule)]
-        return Schedule(**{name: getattr(self, name) for name in names})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +122,7 @@ class Condition:
     guidance: Array
 
 
-class Wan(WanParts, FullSequence):
+class Wan(WanParts, RectifiedFlow):
     """The generator protocol over Wan 2.1; see `tts_jax.generators.protocol.Generator`.
 
     A branch's latents are those that UniPC's corrector has gone over, once their clean estimate was
@@ -137,15 +130,6 @@ class Wan(WanParts, FullSequence):
     """
 
     name = "wan"
-
-    @property
-    def stochastic(self) -> bool:
-        """Whether the solver draws noise."""
-        return bool(self._schedule.coefficients[0].noise.any())
-
-    @property
-    def _schedule(self) -> Schedule:
-        return self.config.sampler.schedule
 
     def encode_prompt(self, params: Params, prompt: str) -> Condition:
         """Text states of a prompt, and the guidance scale."""
@@ -164,40 +148,20 @@ class Wan(WanParts, FullSequence):
             condition.text,
             jnp.full(texts, times[jnp.asarray(index)]),
         )
-        velocity = velocities[-1]
-        if texts > 1:
-            velocity = velocities[0] + condition.guidance * (velocity - velocities[0])
+        velocity = guide(velocities, condition.guidance)
         return rectified_flow.clean_estimate(latents, velocity, self._levels[index])
 
-    @cached_property
-    def _steps(self) -> tuple[Predictor, Corrector]:
-        return self._schedule.coefficients_between_stops(1, self.config.sampler.steps_per_segment)
-
     @property
-    def _levels(self) -> Array:
-        return jnp.asarray(self._schedule.levels, jnp.float32)
+    def _coefficients(self) -> Coefficients:
+        return self._schedule.coefficients[0]
 
-    def _predict(self, branch: Branch, index: Array, key: Key) -> Array:
-        row = Predictor(*(jnp.asarray(x, jnp.float32)[index + 1] for x in self._steps[0]))
-        latents = (
-            row.latents * branch.latents + row.clean * branch.clean + row.previous * branch.previous
-        )
-        if self.stochastic:
-            latents = latents + row.noise * noise.normal(key, latents.shape)
-        return latents
+    @cached_property
+    def _corrections(self) -> Corrector:
+        """Those of all steps, between stops as of `_steps`."""
+        still, after = Corrector(0.0, 0.0, 0.0), self.config.sampler.steps_per_segment
+        return between_stops(self._schedule.coefficients[1], still, 1, after)
 
     def _correct(self, branch: Branch, latents: Array, clean: Array, index: Array) -> Array:
-        row = Corrector(*(jnp.asarray(x, jnp.float32)[index + 1] for x in self._steps[1]))
-        return (
-            latents + row.clean * branch.clean + row.previous * branch.previous + row.ahead * clean
-        )
-
-    def _follow_ode(self, latents: Array, clean: Array, here: Array, there: Array) -> Array:
-        return rectified_flow.ode_step(latents, clean, self._levels[here], self._levels[there])
-
-    def _noise_again(self, latents: Array, here: int, there: int, normals: Array) -> Array:
-        levels = self._levels
-        return rectified_flow.noise_again(latents, levels[here], levels[there], normals)
-
-    def _add_noise(self, latents: Array, here: int, normals: Array, strength: Array) -> Array:
-        return rectified_flow.add_noise(latents, self._levels[here], normals, strength)
+        step = row(self._corrections, index + 1)
+        latents = latents + step.clean * branch.clean + step.previous * branch.previous
+        return latents + step.ahead * clean

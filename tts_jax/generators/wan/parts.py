@@ -48,11 +48,6 @@ class WanParts(T5Parts):
         tokens, mask = self.tokenizer.tokenize([clean_prompt(text) for text in texts])
         return jnp.where(mask[..., None], self.text_states(params, tokens, mask), 0)
 
-    @property
-    def frame_size(self) -> tuple[int, int]:
-        """Height and width of a frame, pixels."""
-        return self.config.sampler.height, self.config.sampler.width
-
     def encode_frames(self, params: Params, frames: Array) -> Array:
         """Posterior moments of frames, [1 + 4k, 8H, 8W, 3] in [0, 1] -> [1 + k, H, W, 2C]."""
         vae = self.network(params, "vae")

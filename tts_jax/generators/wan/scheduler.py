@@ -11,7 +11,8 @@ from functools import cached_property
 
 import numpy as np
 
-from tts_jax.solvers.rectified_flow import Corrector, Predictor, shift_levels, solver_steps
+from tts_jax.solvers.rectified_flow import Corrector, shift_levels, solver_steps
+from tts_jax.solvers.steps import Coefficients, check_eta, check_steps
 
 SOLVERS = {"UniPCMultistepScheduler": "unipc", "FlowMatchEulerDiscreteScheduler": "euler"}
 BELOW_ONE = 1e-6  # of the first level, whose log-SNR UniPC needs
@@ -38,12 +39,8 @@ class Schedule:
     def __post_init__(self):
         if self.solver not in SOLVERS.values():
             raise ValueError(f"solver {self.solver!r}; there are {', '.join(SOLVERS.values())}")
-        if not 1 <= self.steps <= self.num_train_timesteps:
-            raise ValueError(
-                f"{self.steps} steps; from 1 to {self.num_train_timesteps} are possible"
-            )
-        if not 0 <= self.eta <= 1:
-            raise ValueError(f"eta is {self.eta}; it lies between 0 and 1")
+        check_steps(self.steps, self.num_train_timesteps)
+        check_eta(self.eta)
         if self.shift <= 0:
             raise ValueError(f"shift is {self.shift}; it is above 0")
 
@@ -117,17 +114,7 @@ class Schedule:
         return np.floor(times) if self.solver == "unipc" else times
 
     @cached_property
-    def coefficients(self) -> tuple[Predictor, Corrector]:
+    def coefficients(self) -> tuple[Coefficients, Corrector]:
         """Of every step, [N] each."""
         second = self.solver == "unipc"
         return solver_steps(self.levels, order=2 if second else 1, correct=second, eta=self.eta)
-
-    def coefficients_between_stops(self, before: int, after: int) -> tuple[Predictor, Corrector]:
-        """Of steps that change nothing, the solver's N, and more that change nothing."""
-
-        def pad(columns, still):
-            pairs = zip(columns, still, strict=True)
-            return type(columns)(*(np.pad(x, (before, after), constant_values=v) for x, v in pairs))
-
-        predictor, corrector = self.coefficients
-        return pad(predictor, (1.0, 0.0, 0.0, 0.0)), pad(corrector, (0.0, 0.0, 0.0))

@@ -26,7 +26,14 @@ from tts_jax.nn.mlp import FeedForward
 from tts_jax.nn.norms import LayerNorm, RMSNorm
 from tts_jax.nn.sequence import by_sequence
 from tts_jax.nn.stack import stacked
-from tts_jax.nn.video_tokens import gated, modulate, patchify, unpatchify
+from tts_jax.nn.video_tokens import (
+    gated,
+    modulate,
+    modulation_table,
+    modulations,
+    patchify,
+    unpatchify,
+)
 
 POSITIONS = 1024  # of an axis
 
@@ -293,7 +300,7 @@ class Block(nnx.Module):
         self.cross_norm = LayerNorm(width, eps=config.epsilon)
         self.cross_attention = Attention(config, rngs=rngs)
         self.mlp = FeedForward((width, config.mlp, width), jax.nn.gelu, rngs=rngs)
-        self.modulation = nnx.Param(jax.random.normal(rngs.params(), (6, width)) / width**0.5)
+        self.modulation = modulation_table(6, width, rngs=rngs)
         self.epsilon = config.epsilon
         self.implementation = config.attention
 
@@ -320,15 +327,15 @@ class Block(nnx.Module):
         Returns:
           [B, L, D], and the tokens' own keys and values, [B, L, N, K] each.
         """
-        values = self.modulation[...].astype(jnp.float32) + modulation
-        shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = jnp.moveaxis(values, 2, 0)
+        values = modulations(self.modulation, modulation)
+        shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = values
         y = modulate(x, shift, scale, self.epsilon)
         with jax.named_scope("attention"):
             q = self.self_attention.queries(y, rope)
             k, v = self.self_attention.keys_values(y, rope)
             if past is not None:
                 parts = [past, (k, v, None)]
-                y = attend_in_parts(q, parts, implementation=self.implementation)
+                y = attend_in_parts(q, parts, kept=True, implementation=self.implementation)
             elif seen is not None:
                 y = attend_by_frames(q, k, v, seen, implementation=self.implementation)
             else:
@@ -353,7 +360,7 @@ class Transformer(nnx.Module):
         self.time_embed = FeedForward((config.time_width, width, width), jax.nn.silu, rngs=rngs)
         self.time_modulation = Linear(width, 6 * width, rngs=rngs)
         self.blocks = stacked(partial(Block, config), config.layers, rngs=rngs)
-        self.modulation = nnx.Param(jax.random.normal(rngs.params(), (2, width)) / width**0.5)
+        self.modulation = modulation_table(2, width, rngs=rngs)
         self.out = Linear(width, token, rngs=rngs)
 
     @property
@@ -456,7 +463,6 @@ class Transformer(nnx.Module):
             return block(x, modulation, rope, text, seen, before)
 
         tokens, own = jax.lax.scan(step, by_sequence(tokens), (self.blocks, text, kept))
-        values = self.modulation[...].astype(jnp.float32) + temb[:, :, None]
-        shift, scale = jnp.moveaxis(values, 2, 0)
+        shift, scale = modulations(self.modulation, temb[:, :, None])
         tokens = self.out(modulate(tokens, shift, scale, config.epsilon)).astype(jnp.float32)
         return unpatchify(tokens, grid, config.patch), KeysValues(*own)

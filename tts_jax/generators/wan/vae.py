@@ -21,6 +21,7 @@ from tts_jax.nn.autoencoder import silu
 from tts_jax.nn.conv import CausalConv3d, Window
 from tts_jax.nn.linear import Linear
 from tts_jax.nn.norms import RMSNorm
+from tts_jax.nn.stack import in_turn
 from tts_jax.nn.tiling import Past, in_tiles, in_windows
 
 TILE = 256  # pixels of a side
@@ -242,9 +243,7 @@ class Encoder(nnx.Module):
         self.conv_out = CausalConv3d(channels[-1], 2 * config.latent_channels, rngs=rngs)
 
     def __call__(self, x: Array, window: Window) -> Array:
-        x = self.conv_in(x, window)
-        for block in (*self.down, self.mid):
-            x = block(x, window)
+        x = in_turn((*self.down, self.mid), self.conv_in(x, window), window)
         return self.conv_out(silu(self.norm_out(x)), window)
 
 
@@ -266,8 +265,7 @@ class UpBlock(nnx.Module):
         )
 
     def __call__(self, x: Array, window: Window) -> Array:
-        for resnet in self.resnets:
-            x = resnet(x, window)
+        x = in_turn(self.resnets, x, window)
         return x if self.upsample is None else self.upsample(x, window)
 
 
