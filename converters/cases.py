@@ -546,6 +546,13 @@ _SINGLE = {
     "wan2_1_t2v_14b_transformer": Case("wan2_1_t2v_14b_transformer", wan_outputs),
     "causal_wan_transformer": Case("causal_wan_1_3b", causal_wan_outputs, _recorded_causal_wan()),
     "wan_vae": Case("wan_vae", wan_vae_outputs),
+    "wan_original_transformer": Case(
+        "wan2_1_t2v_1_3b_transformer", wan_outputs, COMPONENTS["wan2_1_t2v_1_3b_original"]
+    ),
+    "wan_original_vae": Case("wan_vae", wan_vae_outputs, COMPONENTS["wan_vae_original"]),
+    "wan_original_umt5": Case(
+        "umt5_xxl_encoder", t5_outputs, COMPONENTS["umt5_xxl_encoder_original"]
+    ),
     "nova_transformer": Case("nova_d48w1024_osp480", nova_outputs),
     "nova_vae": Case("nova_vae", nova_vae_outputs),
     "open_sora_stdit3": Case("open_sora_stdit3_xl2", open_sora_outputs),

@@ -99,14 +99,18 @@ class Gathered(NamedTuple):
     """A component whose published files lie in several places, as if they were one checkpoint.
 
     Attributes:
-      fields: of `config.json`.
+      fields: of `config.json`; None if they are still to be read.
       source: all tensors.
       folders: that may hold the tokenizer, the most likely first; none if it has a place.
+      component: whose table takes these names, if it is not the model's own.
+      config: the file of the fields, if it is not in the component's folder.
     """
 
-    fields: dict
+    fields: dict | None
     source: Source
     folders: tuple[Path, ...] = ()
+    component: str | None = None
+    config: Path | None = None
 
 
 class Found(NamedTuple):
@@ -115,10 +119,12 @@ class Found(NamedTuple):
     Attributes:
       parts: those that were gathered, by name.
       rest: where all others lie.
+      settings: whether the model's files of settings lie there too.
     """
 
     parts: dict[str, Gathered]
     rest: Path
+    settings: bool = True
 
 
 def open_component(
@@ -138,7 +144,8 @@ def open_component(
         tensors, missing = scan(weights) if gathered is None else gathered.source
     try:
         if component.read is not None:
-            fields = read_json(config) if gathered is None else gathered.fields
+            given = None if gathered is None else gathered.fields
+            fields = read_json(config) if given is None else given
         if component.settle is not None and tensors:
             fields = component.settle(fields, tensors)
         ours, graph, like, wrong = interpret(component, fields)

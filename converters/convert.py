@@ -7,6 +7,8 @@ DIR of --src is the published directory in the layout of diffusers or transforme
 shards. Of a model with one component it may be that folder itself, or the path of its weights.
 Weights of torch may be a TorchScript archive, such as CLIP's own ViT-B-32.pt and ViT-L-14.pt.
 
+Wan 2.1 may also be in the layout of Wan-AI's own directories, which is told by their files.
+
 A model that is published as an adapter, or as a denoiser alone, takes the directory of the model
 that it adapts or was trained from as --base.
 
@@ -114,7 +116,7 @@ def open_model(
         raise ConversionError(f"{source} does not exist")
     root = source if source.is_dir() else source.parent
     found = model.gather(source, base) if model.gather else None
-    gathered, root = ({}, root) if found is None else found
+    gathered, root = ({}, root) if found is None else (found.parts, found.rest)
     if base is not None and found is None:
         raise ConversionError(f"{source} holds no adapter, so that --base has no place")
     if source.is_file() and len(model.parts) - len(gathered) > 1 and root == source.parent:
@@ -122,19 +124,22 @@ def open_model(
     opened, faults = {}, []
     for name, part in model.parts.items():
         folder = root / part.folder
-        if not folder.is_dir():
+        own = gathered.get(name)
+        if own is None and not folder.is_dir():
             faults.append(f"{root if found else source} has no folder {part.folder}")
             continue
         weights = source if source.is_file() and (name in gathered or not found) else folder
-        opened[name] = open_component(
-            model.component(name), folder / "config.json", weights, gathered.get(name)
-        )
+        component, config = model.component(name), folder / "config.json"
+        if own is not None:
+            component = COMPONENTS.get(own.component, component)
+            config = own.config or config
+        opened[name] = open_component(component, config, weights, own)
         prefix = f"{part.folder}: " if part.folder else ""
         faults += [
             fault if str(folder) in fault else prefix + fault for fault in opened[name].faults
         ]
     settings = {}
-    for name, place in model.settings.items():
+    for name, place in model.settings.items() if found is None or found.settings else ():
         try:
             settings[name] = Fields(read_json(root / place))
         except ConversionError as error:
@@ -145,9 +150,7 @@ def open_model(
         folders = folders or [root / place]
         files = next(filter(None, map(_tokenizer_files, folders)), [])
         if not files:
-            faults.append(
-                f"{root / place} holds no tokenizer: none of {', '.join(TOKENIZER_FILES)}"
-            )
+            faults.append(f"{folders[0]} holds no tokenizer: none of {', '.join(TOKENIZER_FILES)}")
         copies += [(file, str(Path(place) / file.name)) for file in files]
     copies += [(root / name, name) for name in model.extras if (root / name).is_file()]
     entries = {}

@@ -1,12 +1,13 @@
 """Which published models can be converted: their parts, and what our `config.json` says of them."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from converters import videoreward, wan_transformer
+from converters import videoreward, wan_original, wan_transformer
 from converters.components import Component, Found, names
 from converters.registry import COMPONENTS
 from tts_jax.generators.causal_wan.generator import CausalWanConfig
@@ -48,14 +49,14 @@ class Model:
 
     Attributes:
       parts: by the names that our generator or verifier gives them.
-      entries: our `config.json`, of the configs of the parts and of the parsed files of `settings`;
-        a ValueError says what in them contradicts what.
+      entries: our `config.json`, of the configs of the parts and of the parsed files of `settings`,
+        none where the published layout has none; a ValueError says what in them contradicts what.
       settings: names to JSON files of the published directory.
       inert: fields of these files that change nothing, beside those of every file.
       copies: folders of the published directory whose tokenizers are copied; "" is itself.
       extras: other files of the published directory that are copied where they are.
       gather: of the published file or directory and a base model's, what lies in both; None of one
-        that needs no base.
+        in the usual layout that needs no base.
     """
 
     parts: Mapping[str, Part]
@@ -142,7 +143,9 @@ def _pyramid_flow(variant: str, size: str) -> Model:
     )
 
 
-def _diffusers(name: str, build: Callable, sampler: Callable, parts: Mapping, inert: str) -> Model:
+def _diffusers(
+    name: str, build: Callable, sampler: Callable, parts: Mapping, inert: str, gather=None
+) -> Model:
     """A published directory in the layout of diffusers.
 
     Args:
@@ -150,10 +153,11 @@ def _diffusers(name: str, build: Callable, sampler: Callable, parts: Mapping, in
       build, sampler: its config, and the reader of the part that is in the scheduler's file.
       parts: our parts to component and folder.
       inert: fields of the scheduler that change nothing.
+      gather: see `Model`; what it finds may lack the scheduler's file, then `sampler` gets None.
     """
 
     def entries(configs: Mapping[str, Any], settings: Mapping[str, Mapping]) -> dict:
-        config = build(**configs, sampler=sampler(settings["scheduler"]))
+        config = build(**configs, sampler=sampler(settings.get("scheduler")))
         return {"generator": {"name": name, **dataclasses.asdict(config)}}
 
     return Model(
@@ -162,6 +166,7 @@ def _diffusers(name: str, build: Callable, sampler: Callable, parts: Mapping, in
         settings={"scheduler": "scheduler/scheduler_config.json"},
         inert=names(f"clip_sample clip_sample_range sample_max_value {inert}"),
         copies=("tokenizer",),
+        gather=gather,
     )
 
 
@@ -188,25 +193,26 @@ def _nova_pipeline() -> Model:
 
 
 def _wan_pipeline(size: str) -> Model:
-    """A published Wan 2.1 directory in the layout of diffusers; videos are of the size's own."""
+    """A published Wan 2.1 directory in either layout; videos are of the size's own."""
     parts = {
         "transformer": (f"wan2_1_t2v_{size}_transformer", "transformer"),
         "vae": ("wan_vae", "vae"),
         "t5": ("umt5_xxl_encoder", "text_encoder"),
     }
 
-    def read(scheduler: Mapping) -> WanSampler:
-        sampler, found = (
-            getattr(WanSampler, f"wan2_1_{size}")(),
-            WanSampler.from_reference(scheduler),
-        )
+    def read(scheduler: Mapping | None) -> WanSampler:
+        sampler = getattr(WanSampler, f"wan2_1_{size}")()
+        if scheduler is None:
+            return sampler
+        found = WanSampler.from_reference(scheduler)
         return dataclasses.replace(found, height=sampler.height, width=sampler.width)
 
     inert = (
         "beta_start beta_end beta_schedule trained_betas timestep_spacing steps_offset "
         "dynamic_thresholding_ratio rescale_betas_zero_snr sigma_min sigma_max time_shift_type"
     )
-    return _diffusers("wan", WanConfig, read, parts, inert)
+    gather = functools.partial(wan_original.gather, f"wan2_1_t2v_{size}_original")
+    return _diffusers("wan", WanConfig, read, parts, inert, gather)
 
 
 def _open_sora_pipeline() -> Model:
@@ -275,6 +281,12 @@ MODELS = {
     "open_sora_1_2": _open_sora_pipeline(),
     "latte_1": _latte_pipeline(),
     **{name: _alone(name, name, ("component", name)) for name in COMPONENTS},
+    **{
+        name: _alone(
+            name, name, ("component", name), gather=functools.partial(wan_original.alone, name)
+        )
+        for name in (wan_original.VAE_COMPONENT, wan_original.T5_COMPONENT)
+    },
     "causal_wan_1_3b": _causal_wan_pipeline(),
     LANGUAGE_MODEL: _alone(LANGUAGE_MODEL, LANGUAGE_MODEL, (LANGUAGE_MODEL,), copies=("",)),
     **{

@@ -172,19 +172,20 @@ def _cogvideox(published: Callable[[], Any]) -> Component:
     )
 
 
-def _read_causal_wan(fields: Mapping) -> wan_denoiser.TransformerConfig:
+def _read_wan(fields: Mapping) -> wan_denoiser.TransformerConfig:
     """Of Wan's own `config.json`, or of the one in the layout of diffusers."""
     config = wan_denoiser.TransformerConfig
     published = "num_attention_heads" in fields
     return config.from_reference(fields) if published else config.from_original(fields)
 
 
-def _wan(published: Callable[[], Any]) -> Component:
+def _wan(published: Callable[[], Any], rules: Rules = wan_transformer.RULES) -> Component:
     return Component(
         build=wan_denoiser.Transformer,
         published=published,
-        read=wan_denoiser.TransformerConfig.from_reference,
-        rules=wan_transformer.RULES,
+        read=_read_wan,
+        rules=rules,
+        inert=names("text_len"),
     )
 
 
@@ -335,10 +336,16 @@ COMPONENTS = {
     ),
     "wan2_1_t2v_1_3b_transformer": _wan(wan_denoiser.TransformerConfig.wan_1_3b),
     "wan2_1_t2v_14b_transformer": _wan(wan_denoiser.TransformerConfig.wan_14b),
+    "wan2_1_t2v_1_3b_original": _wan(
+        wan_denoiser.TransformerConfig.wan_1_3b, wan_transformer.ORIGINAL_RULES
+    ),
+    "wan2_1_t2v_14b_original": _wan(
+        wan_denoiser.TransformerConfig.wan_14b, wan_transformer.ORIGINAL_RULES
+    ),
     "causal_wan_1_3b": Component(
         build=wan_denoiser.Transformer,
         published=wan_denoiser.TransformerConfig.wan_1_3b,
-        read=_read_causal_wan,
+        read=_read_wan,
         rules=wan_transformer.ORIGINAL_RULES,
         ignored=wan_transformer.ORIGINAL_IGNORED,
         inert=names("text_len"),
@@ -348,6 +355,12 @@ COMPONENTS = {
         published=wan_vae.VAEConfig.published,
         read=wan_vae.VAEConfig.from_reference,
         rules=wan.VAE_RULES,
+    ),
+    "wan_vae_original": Component(
+        build=wan_vae.CausalVideoVAE,
+        published=wan_vae.VAEConfig.published,
+        read=wan_vae.VAEConfig.from_reference,
+        rules=wan.original_vae_rules,
     ),
     "open_sora_vae": Component(
         build=OpenSoraVAE,
@@ -399,6 +412,7 @@ COMPONENTS = {
     ),
     "t5_v1_1_xxl_encoder": _t5(T5Config.t5_v1_1_xxl, t5.T5_RULES),
     "umt5_xxl_encoder": _t5(T5Config.umt5_xxl, t5.UMT5_RULES),
+    "umt5_xxl_encoder_original": _t5(T5Config.umt5_xxl, t5.WAN_UMT5_RULES),
     "clip_l_text": _clip_text(TextConfig.clip_vit_large_patch14()),
     "open_clip_bigg_text": _clip_text(TextConfig.open_clip_bigg()),
     LANGUAGE_MODEL: Component(

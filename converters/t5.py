@@ -25,3 +25,18 @@ IGNORED = {
     r"encoder\.embed_tokens\.weight": "the same as shared.weight",
     r"(decoder|lm_head)\..*": "of the decoder, which no text encoder runs",
 }
+
+_ORIGINAL = r"blocks\.(\d+)"
+
+# Of `models_t5_umt5-xxl-enc-bf16.pth`, as Wan publishes the encoder by itself.
+WAN_UMT5_RULES: Rules = {
+    r"token_embedding\.weight": ("token.embedding", AS_IS),
+    _ORIGINAL + r"\.attn\.([qkv])\.weight": (r"blocks.attention.\2.kernel[\1]", LINEAR),
+    _ORIGINAL + r"\.attn\.o\.weight": (r"blocks.attention.out.kernel[\1]", LINEAR),
+    _ORIGINAL + r"\.(norm[12])\.weight": (r"blocks.\2.scale[\1]", AS_IS),
+    _ORIGINAL + r"\.ffn\.gate\.0\.weight": (r"blocks.mlp.gate.kernel[\1]", LINEAR),
+    _ORIGINAL + r"\.ffn\.fc1\.weight": (r"blocks.mlp.up.kernel[\1]", LINEAR),
+    _ORIGINAL + r"\.ffn\.fc2\.weight": (r"blocks.mlp.down.kernel[\1]", LINEAR),
+    _ORIGINAL + r"\.pos_embedding\.embedding\.weight": (r"bias[\1]", AS_IS),
+    r"norm\.weight": ("norm.scale", AS_IS),
+}

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from converters import wan_original
 from converters.components import Found, Gathered
 from converters.core import AS_IS, LINEAR, patch_kernel
 from converters.sources import ConversionError, Source, read_json, scan
@@ -99,15 +100,15 @@ def gather(source: Path, base: Path | None) -> Found:
     Args:
       source: a file of Self-Forcing's, whose weights are under `generator_ema` or `generator`; or a
         folder, or one with a folder `checkpoints`, of one such file or with `self_forcing_dmd.pt`.
-      base: the folder of Wan2.1-T2V-1.3B in the layout of diffusers.
+      base: the folder of Wan2.1-T2V-1.3B, in Wan-AI's own layout or in that of diffusers.
 
     Raises:
       ConversionError: something is missing.
     """
     if base is None:
         raise ConversionError(
-            f"{source} holds a denoiser alone: name the folder of Wan2.1-T2V-1.3B-Diffusers, which "
-            "has the other parts, with --base"
+            f"{source} holds a denoiser alone: name the folder of Wan2.1-T2V-1.3B or "
+            "Wan2.1-T2V-1.3B-Diffusers, which has the other parts, with --base"
         )
     weights = source
     if source.is_dir():
@@ -118,5 +119,9 @@ def gather(source: Path, base: Path | None) -> Found:
             names = ", ".join(file.name for file in files) or "none"
             raise ConversionError(f"{source} has no {PUBLISHED}; name one file, of {names}")
         (weights,) = usual or files
+    denoiser = unwrap(scan(weights))
+    if wan_original.is_original(base):
+        own = Gathered(None, denoiser, config=base / "config.json")
+        return Found({"transformer": own, **wan_original.shared_parts(base)}, base)
     fields = read_json(base / "transformer" / "config.json")
-    return Found({"transformer": Gathered(fields, unwrap(scan(weights)))}, base)
+    return Found({"transformer": Gathered(fields, denoiser)}, base)

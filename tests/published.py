@@ -9,6 +9,7 @@ import shutil
 import string
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 
 import diffusers
 import jax
@@ -22,6 +23,7 @@ from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as Saved
 from tokenizers.pre_tokenizers import ByteLevel
 
+from tests.stand_ins import Letters
 from tts_jax.checkpoints import abstract_params
 
 WORDS = ("▁a", "▁red", "▁blue", "▁circle", "▁square", "▁", *"abcdefghijklmnopqrstuvwxyz,")
@@ -50,6 +52,20 @@ def random_module(build, config, seed: int = 0) -> nnx.Module:
         return jnp.asarray(scale * rng.normal(size=leaf.shape) + (leaf.ndim == 1), leaf.dtype)
 
     return nnx.merge(graph, jax.tree.map(draw, like))
+
+
+def random_params(generator) -> dict:
+    """Of all parts of a generator, as those of `random_module`."""
+    modules = {name: random_module(*network) for name, network in generator.networks.items()}
+    return {name: nnx.to_pure_dict(nnx.state(module)) for name, module in modules.items()}
+
+
+class PublishedLetters(Letters):
+    """The same for the package's pipelines too."""
+
+    def __call__(self, prompts, **_):
+        ids, mask = (torch.tensor(x) for x in self.tokenize(prompts))
+        return SimpleNamespace(input_ids=ids, attention_mask=mask.long())
 
 
 def write_t5_tokenizer(folder: Path) -> None:

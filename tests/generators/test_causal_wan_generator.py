@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 from ml_collections import ConfigDict
 
-from tests.published import random_module
+from tests.published import random_params
+from tests.stand_ins import Brightness, Letters
 from tts_jax.generators.causal_wan.generator import NOISE_TAG, Branch, CausalWan, CausalWanConfig
 from tts_jax.generators.causal_wan.sampler import SamplerConfig, read_past
 from tts_jax.generators.from_image import FromImage
@@ -23,27 +23,6 @@ from tts_jax.solvers import noise
 from tts_jax.verifiers.panel import Panel
 
 PROMPT = "a b"
-
-
-class Letters:
-    """A tokenizer of single letters."""
-
-    def tokenize(self, prompts):
-        rows = [[ord(c) % 29 + 2 for c in prompt[:5]] + [1] for prompt in prompts]
-        tokens = np.array([row + [0] * (6 - len(row)) for row in rows], np.int32)
-        return tokens, tokens > 0
-
-
-class Brightness:
-    """The mean of all pixels."""
-
-    name, needs = "brightness", "video"
-
-    def prepare(self, params, prompts):
-        return jnp.zeros(len(prompts))
-
-    def score(self, params, frames, query):
-        return frames.mean((1, 2, 3, 4))
 
 
 def build(**sampler):
@@ -71,15 +50,13 @@ def build(**sampler):
             ),
             sampler=SamplerConfig(**settings | dict(steps=(1000, 500)) | sampler),
         ),
-        {"t5": Letters()},
+        {"t5": Letters(6)},
     )
 
 
 @pytest.fixture(scope="module")
 def params():
-    """Drawn on the host, which is quicker than compiling the initialisers."""
-    modules = {n: random_module(*network) for n, network in build().networks.items()}
-    return {name: nnx.to_pure_dict(nnx.state(module)) for name, module in modules.items()}
+    return random_params(build())
 
 
 @pytest.fixture(scope="module")

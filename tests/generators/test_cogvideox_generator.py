@@ -22,6 +22,7 @@ from diffusers.schedulers import scheduling_dpm_cogvideox
 from converters.cogvideox import TRANSFORMER_RULES, VAE_RULES
 from converters.core import convert
 from converters.t5 import T5_RULES
+from tests.stand_ins import Letters
 from tts_jax.checkpoints import CheckpointError, flatten
 from tts_jax.generators import load_generator, save_generator
 from tts_jax.generators.cogvideox.generator import CogVideoX, CogVideoXConfig, SamplerConfig
@@ -35,18 +36,8 @@ from tts_jax.solvers import noise
 PIPELINE_TOLERANCE = 1e-3
 PROMPT = "a b"
 VIDEO = dict(frames=9, height=16, width=24, text_length=4)
+LETTERS = Letters(VIDEO["text_length"])
 SCHEDULERS = {"ddim": CogVideoXDDIMScheduler, "dpm": CogVideoXDPMScheduler}
-
-
-class Letters:
-    """A tokenizer of single letters."""
-
-    length = VIDEO["text_length"]
-
-    def tokenize(self, prompts):
-        rows = [[ord(c) % 29 + 2 for c in prompt[: self.length - 1]] + [1] for prompt in prompts]
-        tokens = np.array([row + [0] * (self.length - len(row)) for row in rows], np.int32)
-        return tokens, tokens > 0
 
 
 def randomise(model):
@@ -71,7 +62,7 @@ class Original:
 
     def generator(self, **sampler):
         config = SamplerConfig(**dict(solver="ddim", snr_shift=3.0) | VIDEO | sampler)
-        return CogVideoX(CogVideoXConfig(sampler=config, **self.parts), {"t5": Letters()})
+        return CogVideoX(CogVideoXConfig(sampler=config, **self.parts), {"t5": LETTERS})
 
     def pipeline(self, solver, snr_shift):
         scheduler = SCHEDULERS[solver](
@@ -165,7 +156,7 @@ def toy(**sampler):
         vae=VAEConfig(latent_channels=2, channels=(2, 2), layers=1, groups=1, scale=1.0),
         sampler=SamplerConfig(**dict(solver="ddim", snr_shift=3.0) | VIDEO | sampler),
     )
-    return Toy(config, {"t5": Letters()})
+    return Toy(config, {"t5": LETTERS})
 
 
 def condition_of(generator, params, prompt=PROMPT):
@@ -222,7 +213,7 @@ def test_videos_are_those_of_the_published_pipeline(original, settings, monkeypa
     drawn = iter([x for x, count in zip(fresh, counts, strict=True) for _ in range(count)])
     monkeypatch.setattr(scheduling_dpm_cogvideox, "randn_tensor", lambda *_, **__: next(drawn))
     sampler = generator.config.sampler
-    tokens, _ = Letters().tokenize(["c", PROMPT])
+    tokens, _ = LETTERS.tokenize(["c", PROMPT])
     with torch.no_grad():
         texts = original.t5(torch.tensor(tokens)).last_hidden_state
         run = original.pipeline(sampler.solver, sampler.snr_shift)

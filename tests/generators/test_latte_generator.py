@@ -1,7 +1,6 @@
 """Latte as a generator: the whole published pipeline, cut into segments."""
 
 import dataclasses
-from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +19,7 @@ from converters.core import convert
 from converters.image_autoencoder import image_rules
 from converters.latte import RULES
 from converters.t5 import T5_RULES
-from tests.published import make_t5, randomise
+from tests.published import PublishedLetters, make_t5, randomise
 from tts_jax.generators.full_sequence import NOISE_TAG
 from tts_jax.generators.latte.generator import Latte, LatteConfig, SamplerConfig
 from tts_jax.generators.latte.scheduler import Schedule
@@ -32,23 +31,8 @@ from tts_jax.language.t5 import T5Config
 PIPELINE_TOLERANCE = 1e-3
 PROMPT = "A red B"
 VIDEO = dict(frames=3, height=16, width=24, clean=False)
+LETTERS = PublishedLetters(120, letters=30)  # tells capital ones apart
 SCHEDULER = dict(beta_start=0.0001, beta_end=0.02, beta_schedule="linear", clip_sample=False)
-
-
-class Letters:
-    """A tokenizer of single letters, that tells capital ones apart."""
-
-    length = 120
-
-    def tokenize(self, prompts):
-        rows = [[ord(c) % 30 + 2 for c in prompt[: self.length - 1]] + [1] for prompt in prompts]
-        tokens = np.array([row + [0] * (self.length - len(row)) for row in rows], np.int32)
-        return tokens, tokens > 0
-
-    def __call__(self, prompts, **_):
-        """As the package calls it."""
-        ids, mask = (torch.tensor(x) for x in self.tokenize(prompts))
-        return SimpleNamespace(input_ids=ids, attention_mask=mask.long())
 
 
 @dataclasses.dataclass
@@ -61,13 +45,13 @@ class Original:
 
     def generator(self, **sampler):
         config = SamplerConfig(**VIDEO | sampler)
-        return Latte(LatteConfig(sampler=config, **self.parts), {"t5": Letters()})
+        return Latte(LatteConfig(sampler=config, **self.parts), {"t5": LETTERS})
 
     @property
     def pipeline(self):
         t5, transformer, vae = (self.models[name] for name in ("t5", "transformer", "vae"))
         pipeline = LattePipeline(None, t5, vae, transformer, DDIMScheduler(**SCHEDULER))
-        pipeline.tokenizer = Letters()
+        pipeline.tokenizer = LETTERS
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 

@@ -1,6 +1,7 @@
 """NOVA as a generator of searches: sharing, forks, replays, programs, images."""
 
 import dataclasses
+import functools
 from types import SimpleNamespace
 
 import jax
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from tests import tiny_nova
+from tests.published import random_params
 from tts_jax.generators.from_image import FromImage
 from tts_jax.generators.nova import sampler as nova
 from tts_jax.generators.nova.generator import NOISE_TAG, Nova, NovaConfig
@@ -54,7 +56,7 @@ def build(**sampler):
 
 @pytest.fixture(scope="module")
 def params():
-    return build().init_params()
+    return random_params(build())
 
 
 SEARCHES = {
@@ -80,24 +82,26 @@ def search(generator, params, preset):
     return models, models.run(PROMPT, preset)
 
 
+@functools.cache
+def compiled(generator, program=None):
+    """Of segments of one program, or of the first one."""
+    if program is None:
+        return jax.jit(lambda *args: generator.advance(*args, 0))
+    return jax.jit(lambda *args: generator.advance(*args, program))
+
+
 def grow(generator, params, path):
     """The branch of one path."""
     condition = jax.tree.map(lambda x: x[0], generator.encode(params, [PROMPT]))
     key = jax.random.key(3)
     branch = jax.jit(generator.init)(params, condition, key)
-    programs = {}
     for segment, child in enumerate(path):
         key = jax.random.fold_in(key, child)
-        program = generator.program(segment)
         if segment == 0:
-            begin = jax.jit(lambda *args: generator.advance(*args, 0))
-            branch = begin(params, condition, branch, key)
-            continue
-        if program not in programs:
-            programs[program] = jax.jit(
-                lambda *args, program=program: generator.advance(*args, program)
-            )
-        branch = programs[program](params, condition, branch, key, jnp.int32(segment))
+            branch = compiled(generator)(params, condition, branch, key)
+        else:
+            advance = compiled(generator, generator.program(segment))
+            branch = advance(params, condition, branch, key, jnp.int32(segment))
     return branch
 
 

@@ -14,6 +14,7 @@ from converters.core import convert
 from converters.open_sora_transformer import IGNORED, RULES
 from converters.open_sora_vae import VAE_RULES
 from tests.search.driver import fields_of, run
+from tests.stand_ins import Brightness, Letters
 from tts_jax.checkpoints import abstract_params, init_params
 from tts_jax.generators.from_image import FromImage
 from tts_jax.generators.full_sequence import NOISE_TAG
@@ -34,31 +35,6 @@ from tts_jax.verifiers.panel import Panel
 TOLERANCE = 1e-4
 PROMPT = "a b"
 VIDEO = dict(frames=34, height=16, width=24)
-
-
-class Letters:
-    """A tokenizer of single letters."""
-
-    def __init__(self, length):
-        self.length, self.texts = length, []
-
-    def tokenize(self, prompts):
-        self.texts += prompts
-        rows = [[ord(c) % 29 + 2 for c in prompt[: self.length - 1]] + [1] for prompt in prompts]
-        tokens = np.array([row + [0] * (self.length - len(row)) for row in rows], np.int32)
-        return tokens, tokens > 0
-
-
-class Brightness:
-    """The mean of all pixels."""
-
-    name, needs = "brightness", "video"
-
-    def prepare(self, params, prompts):
-        return jnp.zeros(len(prompts))
-
-    def score(self, params, frames, query):
-        return frames.mean((1, 2, 3, 4))
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +21,7 @@ from converters.core import convert
 from converters.t5 import UMT5_RULES
 from converters.wan import VAE_RULES
 from converters.wan_transformer import RULES
+from tests.published import PublishedLetters
 from tts_jax.generators.full_sequence import NOISE_TAG
 from tts_jax.generators.protocol import Generator
 from tts_jax.generators.wan.generator import SamplerConfig, Wan, WanConfig
@@ -33,22 +33,7 @@ from tts_jax.language.t5 import T5Config
 PIPELINE_TOLERANCE = 1e-3
 PROMPT = "a b"
 VIDEO = dict(frames=5, height=16, width=32, text_length=6)
-
-
-class Letters:
-    """A tokenizer of single letters."""
-
-    length = VIDEO["text_length"]
-
-    def tokenize(self, prompts):
-        rows = [[ord(c) % 29 + 2 for c in prompt[: self.length - 1]] + [1] for prompt in prompts]
-        tokens = np.array([row + [0] * (self.length - len(row)) for row in rows], np.int32)
-        return tokens, tokens > 0
-
-    def __call__(self, prompts, **_):
-        """As the package calls it."""
-        ids, mask = (torch.tensor(x) for x in self.tokenize(prompts))
-        return SimpleNamespace(input_ids=ids, attention_mask=mask.long())
+LETTERS = PublishedLetters(VIDEO["text_length"])
 
 
 def randomise(model):
@@ -71,7 +56,7 @@ class Original:
 
     def generator(self, **sampler):
         config = SamplerConfig(**VIDEO | sampler)
-        return Wan(WanConfig(sampler=config, **self.parts), {"t5": Letters()})
+        return Wan(WanConfig(sampler=config, **self.parts), {"t5": LETTERS})
 
     def pipeline(self, sampler):
         scheduler = FlowMatchEulerDiscreteScheduler(shift=sampler.shift)
@@ -81,7 +66,7 @@ class Original:
             )
         t5, transformer, vae = (self.models[name] for name in ("t5", "transformer", "vae"))
         pipeline = WanPipeline(None, t5, vae, scheduler, transformer)
-        pipeline.tokenizer = Letters()
+        pipeline.tokenizer = LETTERS
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 
@@ -139,7 +124,7 @@ class Toy(Wan):
 @pytest.fixture
 def toy(original):
     """`toy(**sampler)`: a generator around a toy denoiser."""
-    return lambda **sampler: Toy(original.generator(**sampler).config, {"t5": Letters()})
+    return lambda **sampler: Toy(original.generator(**sampler).config, {"t5": LETTERS})
 
 
 def keys_of(generator, seed=0):

@@ -1,5 +1,7 @@
 """The fused attention for TPU, interpreted, against the plain one."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 from tts_jax.generators import open_generator
 from tts_jax.nn import attention
 from tts_jax.nn.attention import TokenMask, attend, attend_by_frames, attend_in_parts
+from tts_jax.parallel import make_mesh
 from tts_jax.planning import chips, executable
 
 
@@ -71,6 +74,18 @@ def test_tiles_leave_little_of_the_last_one_empty():
     ]
 
 
+def test_devices_divide_heads_that_are_no_multiple_of_them(inputs, monkeypatch):
+    monkeypatch.setattr(attention, "TILE_Q", 128)
+    monkeypatch.setattr(attention, "TILE_K", 128)
+    q, k, v = (jnp.concatenate([x, 2 * x[:, :, :1]], axis=2) for x in inputs)
+    mask = token_mask()
+    split = partial(attend, implementation="splash")
+    with jax.set_mesh(make_mesh(1, 2, devices=jax.devices()[:2])):
+        assert "[2,128,2,16]" in str(jax.make_jaxpr(split)(q[:, :128], k[:, :128], v[:, :128]))
+        found = jax.jit(split)(q, k, v, mask)
+    np.testing.assert_allclose(found, attend(q, k, v, mask), rtol=1e-5, atol=1e-5)
+
+
 def test_parts_of_keys_by_the_kernel_are_attention_over_all(inputs, monkeypatch):
     monkeypatch.setattr(attention, "TILE_Q", 128)
     monkeypatch.setattr(attention, "TILE_K", 128)
@@ -79,8 +94,8 @@ def test_parts_of_keys_by_the_kernel_are_attention_over_all(inputs, monkeypatch)
     parts = [(k[:, :140], v[:, :140], there), (k[:, 140:], v[:, 140:], None)]
     mask = jnp.concatenate([there, jnp.ones(60, bool)])[None, None]
     whole = attend(q, k, v, mask)
-    for kept, implementation in ((False, "splash"), (True, "splash"), (False, "blocks")):
-        found = attend_in_parts(q, parts, kept=kept, implementation=implementation)
+    for implementation in ("splash", "blocks"):
+        found = attend_in_parts(q, parts, implementation=implementation)
         np.testing.assert_allclose(found, whole, rtol=1e-5, atol=1e-5)
     nothing = [(k[:, :140], v[:, :140], there & False), parts[1]]
     found = attend_in_parts(q, nothing, implementation="splash")
@@ -132,21 +147,21 @@ def test_frames_see_frames_as_by_a_mask_of_tokens(inputs):
 
 
 def test_auto_takes_what_the_platform_has(inputs, monkeypatch):
-    def chosen(platform, dtype, heads=1, unmasked=True):
-        monkeypatch.setattr(attention, "_divided", lambda: {"model": heads})
+    def chosen(platform, dtype, devices=1, mask=None):
+        monkeypatch.setattr(attention, "_divided", lambda: {"model": devices})
         with attention.on_platform(platform):
-            return attention._choose(*(x.astype(dtype) for x in inputs[:2]), unmasked=unmasked)
+            return attention._choose(*(x.astype(dtype) for x in inputs[:2]), mask)
 
     assert chosen("tpu", jnp.bfloat16) == "xla"  # too short to gain
     monkeypatch.setattr(attention, "TILE_K", 402)
     assert chosen("tpu", jnp.bfloat16) == "xla"  # 200 keys are less than half a tile
     monkeypatch.setattr(attention, "TILE_K", 400)
-    assert chosen("tpu", jnp.bfloat16) == "splash"
-    assert chosen("tpu", jnp.bfloat16, unmasked=False) == "xla"
+    assert chosen("tpu", jnp.bfloat16) == chosen("tpu", jnp.bfloat16, mask=token_mask()) == "splash"
+    assert chosen("tpu", jnp.bfloat16, mask=history_mask()) == "xla"
     monkeypatch.setattr(attention, "TILE_K", 200)
-    assert chosen("tpu", jnp.bfloat16, unmasked=False) == "splash"
-    assert chosen("tpu", jnp.bfloat16, heads=2) == "splash"
-    assert chosen("tpu", jnp.bfloat16, heads=4) == "xla"  # two heads for four devices
+    assert chosen("tpu", jnp.bfloat16, mask=history_mask()) == "splash"
+    assert chosen("tpu", jnp.bfloat16, devices=2) == "splash"
+    assert chosen("tpu", jnp.bfloat16, devices=4) == "xla"  # two heads for four devices
     assert chosen("tpu", jnp.float32) == chosen("cpu", jnp.bfloat16) == "xla"
     assert chosen("gpu", jnp.bfloat16) == "cudnn"
 

@@ -9,8 +9,8 @@ import pytest
 
 from tts_jax.search import Ledger, Move, Node, Saved, SearchFault
 from tts_jax.search import store as store_module
-from tts_jax.search.forest import Name
 from tts_jax.search.loop import Done
+from tts_jax.search.pools import Name
 from tts_jax.search.store import RoundStore, StoreError, saves_in
 
 ABOUT = {"prompt": "a red circle", "seed": 3, "config": {"preset": "beam", "widths": (3, 2)}}

@@ -24,7 +24,8 @@ BLOCK = 512  # queries of a block
 BLOCK_LOGITS = 2**24  # of a block in `attend_in_parts`, which siblings multiply
 LONG = 4096
 # The most queries and keys that the kernel on TPU works on at once, and what they are multiples of.
-# It is chosen for `LANES` queries and `TILE_K` keys or more, half as many if there is no mask.
+# It is chosen for `LANES` queries and half a tile of keys or more, a whole tile if a mask of pairs
+# has to be read.
 TILE_Q, TILE_K, LANES = 1024, 1024, 128
 MODEL = "model"  # the mesh axis over which heads are divided
 
@@ -109,7 +110,7 @@ def attend(
         queries at a time, so that the logits of long sequences fit into memory), "cudnn" (fused,
         GPU, 16-bit inputs only), "splash" (fused, a Pallas kernel for TPU; slowly interpreted
         elsewhere), or "auto": a fused one where there is one for the platform, 16-bit inputs and,
-        on TPU, `LANES` queries and `TILE_K` keys or more, half as many if there is no mask;
+        on TPU, `LANES` queries and half of `TILE_K` keys or more (all of it with a mask of pairs);
         otherwise "blocks" where there are more than `LONG` queries and "xla" where there are not.
 
     Returns:
@@ -123,7 +124,7 @@ def attend(
         whole = partial(attend, implementation=implementation)
         return over_heads(whole, q, k, v, mask, axes)
     if implementation == "auto":
-        implementation = _choose(q, k, unmasked=mask is None)
+        implementation = _choose(q, k, mask)
     if implementation == "splash":
         return _attend_splash(q, k, v, mask)
     if implementation == "blocks":
@@ -144,8 +145,8 @@ def attend_in_parts(
     q: Array,
     parts: Sequence[tuple[Array, Array, Mask]],
     *,
-    kept: bool = False,
     implementation: str = "blocks",
+    kept: bool = False,
 ) -> Array:
     """Attention over keys and values that lie in several arrays, without joining these.
 
@@ -156,11 +157,11 @@ def attend_in_parts(
       q: queries, [B, L_q, N, K].
       parts: of each, keys [B, L_k, N, K], values like them, and which keys are there: bool [L_k],
         or None for all. "splash" also takes a `TokenMask`; in some part every query sees a key.
-      kept: whether most keys and values are from an earlier call and lie in memory as they are; of
-        no influence on the result.
       implementation: as of `attend`. "splash", which "auto" takes where it would for every part,
         does the parts one after the other and joins results; all others are "blocks", which do some
         queries at a time.
+      kept: whether keys and values come from memory, as those of a cache do, and were not just
+        made; the kernel then takes them as they lie.
 
     Returns:
       [B, L_q, N, K] in the dtype of the values.
@@ -170,8 +171,9 @@ def attend_in_parts(
     """
     check(implementation)
     if by_kernel(q, [k for k, _, _ in parts], implementation):
-        parts = (_attend_splash_part(q, *part, kept=kept) for part in parts)
-        return _join(*zip(*parts, strict=True))
+        kernel = partial(_splash_part, kept=kept)
+        found = (_with_heads_divided(kernel, q, *part) for part in parts)
+        return _join(*zip(*found, strict=True))
     keys = sum(k.shape[1] for k, _, _ in parts)
     rows = max(1, min(BLOCK, BLOCK_LOGITS // (q.shape[2] * keys)))
     return _in_blocks(q, rows, lambda block: _attend_parts(block, parts))
@@ -258,13 +260,13 @@ def platform() -> str:
     return _PLATFORM.get() or jax.default_backend()
 
 
-def _choose(q: Array, k: Array, *, unmasked: bool = False) -> str:
+def _choose(q: Array, k: Array, mask: Mask = None) -> str:
     if q.dtype.itemsize == 2:
         if platform() == "gpu":
             return "cudnn"
-        fewest = TILE_K // 2 if unmasked else TILE_K
+        fewest = TILE_K if isinstance(mask, Array) else TILE_K // 2
         if platform() == "tpu" and q.shape[1] >= LANES and k.shape[1] >= fewest:
-            if q.shape[2] % _divided().get(MODEL, 1) == 0:
+            if q.shape[2] >= _divided().get(MODEL, 1):
                 return "splash"
     return "blocks" if q.shape[1] > LONG else "xla"
 
@@ -292,21 +294,18 @@ def _attend_splash(q: Array, k: Array, v: Array, mask: Mask) -> Array:
     return _with_heads_divided(_splash, q, k, v, mask)
 
 
-def _attend_splash_part(
-    q: Array, k: Array, v: Array, there: Mask, *, kept: bool
-) -> tuple[Array, Array]:
-    """Attention over one part, and the logarithms of its sums; as of `_join`."""
-    return _with_heads_divided(partial(_splash_part, kept=kept), q, k, v, there)
-
-
 def _with_heads_divided(kernel: Callable, q: Array, k: Array, v: Array, other: Mask):
     """Runs a kernel that the compiler cannot divide: each device has heads of its own.
 
-    Over other axes that are left to the compiler every device does the same.
+    Heads of zeros make them a multiple of the devices. Over other axes that are left to the
+    compiler every device does the same.
     """
     axes = _divided()
     if not axes:
         return kernel(q, k, v, other)
+    count = q.shape[2]
+    if missing := -count % axes.get(MODEL, 1):
+        q, k, v = (jnp.pad(x, [(0, 0), (0, 0), (0, missing), (0, 0)]) for x in (q, k, v))
     heads = PartitionSpec(None, None, MODEL if MODEL in axes else None)
     own = jax.shard_map(
         kernel,
@@ -315,7 +314,7 @@ def _with_heads_divided(kernel: Callable, q: Array, k: Array, v: Array, other: M
         axis_names=set(axes),
         check_vma=False,
     )
-    return own(q, k, v, other)
+    return jax.tree.map(lambda x: x[:, :, :count], own(q, k, v, other))
 
 
 def _tile(length: int, most: int) -> int:

@@ -12,12 +12,13 @@ import numpy as np
 from tts_jax.parallel import BRANCH, fetch
 from tts_jax.search import paths
 from tts_jax.search.budget import Budget, total
-from tts_jax.search.forest import Forest, Name, PricedForest, Seen
+from tts_jax.search.forest import Forest, PricedForest, Seen
 from tts_jax.search.growth import children, growths
 from tts_jax.search.ledger import Cost, Ledger
 from tts_jax.search.models import Models, out_of_memory
 from tts_jax.search.paths import Path
 from tts_jax.search.plan import bounds
+from tts_jax.search.pools import Name
 from tts_jax.search.presets import Preset
 from tts_jax.search.results import Saved
 from tts_jax.search.rounds import Round, SearchConfigError

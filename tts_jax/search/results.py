@@ -9,10 +9,10 @@ from typing import Protocol
 import numpy as np
 
 from tts_jax.search import paths
-from tts_jax.search.forest import Name
 from tts_jax.search.ledger import Ledger
 from tts_jax.search.loop import Done
 from tts_jax.search.paths import Path
+from tts_jax.search.pools import Name
 from tts_jax.search.rounds import Round
 from tts_jax.search.tree import Node
 

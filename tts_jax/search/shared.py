@@ -12,10 +12,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from tts_jax.search import Search
-from tts_jax.search.forest import Name
 from tts_jax.search.growth import children
 from tts_jax.search.ledger import Cost, Ledger
 from tts_jax.search.loop import Done
+from tts_jax.search.pools import Name
 from tts_jax.search.presets import Preset
 from tts_jax.search.results import Saved, SearchResult
 from tts_jax.search.rounds import Outline, Round, Rounds

@@ -21,10 +21,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from tts_jax.search import paths
-from tts_jax.search.forest import Name
 from tts_jax.search.ledger import Cost, Ledger
 from tts_jax.search.loop import Done
 from tts_jax.search.models import SearchFault
+from tts_jax.search.pools import Name
 from tts_jax.search.results import Saved
 from tts_jax.search.tree import Node
 

@@ -335,7 +335,7 @@ class Block(nnx.Module):
             k, v = self.self_attention.keys_values(y, rope)
             if past is not None:
                 parts = [past, (k, v, None)]
-                y = attend_in_parts(q, parts, kept=True, implementation=self.implementation)
+                y = attend_in_parts(q, parts, implementation=self.implementation, kept=True)
             elif seen is not None:
                 y = attend_by_frames(q, k, v, seen, implementation=self.implementation)
             else:
