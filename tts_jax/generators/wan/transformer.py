@@ -20,8 +20,8 @@ from flax import nnx
 from jax import Array
 
 from tts_jax.nn.attention import attend, attend_by_frames, attend_in_parts
-from tts_jax.nn.embeddings import frequencies, rotate_pairs, timestep_sinusoid
-from tts_jax.nn.linear import Linear
+from tts_jax.nn.embeddings import frequencies, norm_and_turn, timestep_sinusoid
+from tts_jax.nn.linear import Linear, evens_first
 from tts_jax.nn.mlp import FeedForward
 from tts_jax.nn.norms import LayerNorm, RMSNorm
 from tts_jax.nn.sequence import by_sequence
@@ -262,21 +262,21 @@ class Attention(nnx.Module):
         self.k_norm = RMSNorm(width, eps=config.epsilon, rngs=rngs)
         self.heads = (config.heads, config.head_size)
 
-    def split(self, x: Array) -> Array:
-        """[B, L, D] -> [B, L, N, K]."""
-        return x.reshape(*x.shape[:2], *self.heads)
+    def queries(self, x: Array, rope: Rope | None = None) -> Array:
+        """[B, L, D] -> [B, L, N, K]; rotated ones have their channels in the order of
+        `evens_first`."""
+        return self._normed(self.q, self.q_norm, x, rope)
 
-    def queries(self, x: Array) -> Array:
-        """[B, L, D] -> [B, L, N, K]."""
-        return self.split(self.q_norm(self.q(x)))
+    def keys_values(self, x: Array, rope: Rope | None = None) -> tuple[Array, Array]:
+        """[B, L, D] -> two [B, L, N, K], the keys like the queries."""
+        keys = self._normed(self.k, self.k_norm, x, rope)
+        return keys, self.v.to_heads(x, self.heads)
 
-    def keys_values(self, x: Array) -> tuple[Array, Array]:
-        """[B, L, D] -> two [B, L, N, K]."""
-        return self.split(self.k_norm(self.k(x))), self.split(self.v(x))
-
-    def join(self, x: Array) -> Array:
-        """[B, L, N, K] -> [B, L, D]."""
-        return self.out(x.reshape(*x.shape[:2], -1))
+    def _normed(self, layer: Linear, norm: RMSNorm, x: Array, rope: Rope | None) -> Array:
+        count, size = self.heads
+        if rope is not None:
+            layer, norm = (evens_first(part, size) for part in (layer, norm))
+        return norm_and_turn(norm, layer.to_heads(x, (count, 2, size // 2)), rope, axes=3)
 
 
 class Block(nnx.Module):
@@ -319,9 +319,8 @@ class Block(nnx.Module):
         shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = jnp.moveaxis(values, 2, 0)
         y = modulate(x, shift, scale, self.epsilon)
         with jax.named_scope("attention"):
-            q = rotate_pairs(self.self_attention.queries(y), *rope)
-            k, v = self.self_attention.keys_values(y)
-            k = rotate_pairs(k, *rope)
+            q = self.self_attention.queries(y, rope)
+            k, v = self.self_attention.keys_values(y, rope)
             if past is not None:
                 parts = [past, (k, v, None)]
                 y = attend_in_parts(q, parts, implementation=self.implementation)
@@ -329,11 +328,11 @@ class Block(nnx.Module):
                 y = attend_by_frames(q, k, v, seen, implementation=self.implementation)
             else:
                 y = attend(q, k, v, implementation=self.implementation)
-            x = x + gated(self.self_attention.join(y), gate)
+            x = x + gated(self.self_attention.out.from_heads(y), gate)
         with jax.named_scope("cross_attention"):
             q = self.cross_attention.queries(self.cross_norm(x).astype(x.dtype))
             y = attend(q, *text, implementation=self.implementation)
-            x = x + self.cross_attention.join(y)
+            x = x + self.cross_attention.out.from_heads(y)
         y = modulate(x, mlp_shift, mlp_scale, self.epsilon)
         return x + gated(self.mlp(y), mlp_gate), (k, v)
 
