@@ -1,7 +1,7 @@
 r"""Pyramid-Flow miniFLUX, 10 s of 768x1280 at 24 frames a second, searched as Video-T1 does.
 
 7.19e9 parameters of the same sizes as the 384p variant's, 14.4 GB in bfloat16. A video takes 1920
-denoiser calls. On a v5e chip a unit with the longest history takes 10.1 of 16 GiB, all parameters
+denoiser calls. On a v5e chip a unit with the longest history takes 9.5 of 16 GiB, all parameters
 of the search among them (docs/plan, written by experiments.plan).
 
 python -m converters.convert --model=pyramid_flow_flux_768p --src=PUBLISHED --dst=DIR \

@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from tts_jax.nn.norms import RMSNorm
+
 
 def frequencies(count: int, theta: float = 10000.0) -> np.ndarray:
     """Geometric frequencies theta^(-k/count), k = 0 .. count - 1, float64 [count]."""
@@ -60,6 +62,35 @@ def rotate_halves(x: Array, cos: Array, sin: Array) -> Array:
     cos, sin = cos[..., None, :], sin[..., None, :]
     rotated = [first * cos - second * sin, second * cos + first * sin]
     return jnp.concatenate(rotated, axis=-1).astype(x.dtype)
+
+
+def norm_and_turn(
+    norm: RMSNorm, x: Array, rope: tuple[Array, Array] | None, axes: int = 2
+) -> Array:
+    """Queries or keys, normalised and rotated by halves; what a TPU reads and writes least for.
+
+    The halves of a head are an axis, and what is turned is `x` itself, which is there already.
+
+    Args:
+      norm: over the last axes of `x`; its channels in that order.
+      x: [B, L, N, 2, K/2].
+      rope: cosines and sines of the angles, float32 [L, K/2] each; None to rotate nothing.
+      axes: that are normalised over: 2 are a head, 3 all heads.
+
+    Returns:
+      [B, L, N, K] in the dtype of `x`; computed in float32.
+    """
+    whole = *x.shape[:3], 2 * x.shape[-1]
+    scale = norm.scale[...].reshape(x.shape[-axes:]).astype(jnp.float32)
+    y = x.astype(jnp.float32)
+    factor = norm.factor(y, axis=tuple(range(-axes, 0)))
+    if rope is None:
+        return (y * factor * scale).astype(x.dtype).reshape(whole)
+    cos, sin = (table[:, None, None] for table in rope)
+    sines = jnp.concatenate([-sin, sin], axis=-2)
+    turned = jnp.flip(x, -2).astype(jnp.float32)
+    y = y * (cos * scale) + turned * (sines * jnp.flip(scale, -2))
+    return (y * factor).astype(x.dtype).reshape(whole)
 
 
 def grid_angles(rows: int, columns: int, size: int, theta: float = 10000.0) -> np.ndarray:

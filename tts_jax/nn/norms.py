@@ -59,24 +59,8 @@ class RMSNorm(nnx.Module):
         Returns:
           [..., D] in the dtype of `x`.
         """
-        return self._normalised(x, (-1,))
-
-    @jax.named_scope("norm")
-    def over_heads(self, x: Array) -> Array:
-        """Normalises all heads of a token together.
-
-        Args:
-          x: [..., N, K] of N * K channels.
-
-        Returns:
-          [..., N, K] in the dtype of `x`.
-        """
-        return self._normalised(x, (-2, -1))
-
-    def _normalised(self, x: Array, axes: tuple[int, ...]) -> Array:
         y = x.astype(jnp.float32)
-        y = y * self.factor(y, axes)
-        return (y * self.scale[...].reshape(x.shape[-len(axes) :])).astype(x.dtype)
+        return (y * self.factor(y) * self.scale[...]).astype(x.dtype)
 
     def factor(self, x: Array, axis: int | tuple[int, ...] = -1) -> Array:
         """One over the root mean square, kept as axes of 1: float32 [..., 1] of [..., D]."""

@@ -22,7 +22,7 @@ from flax import nnx
 from jax import Array
 
 from tts_jax.nn.attention import TokenMask, attend, attend_in_parts, by_kernel
-from tts_jax.nn.embeddings import frequencies, timestep_sinusoid
+from tts_jax.nn.embeddings import frequencies, norm_and_turn, timestep_sinusoid
 from tts_jax.nn.linear import Linear, evens_first
 from tts_jax.nn.norms import RMSNorm, layer_norm_once
 from tts_jax.nn.sequence import by_sequence, head_axes
@@ -313,25 +313,6 @@ class Modulation(nnx.Module):
         return jnp.split(values[:, None], self.count, axis=-1)
 
 
-def norm_and_turn(norm: RMSNorm, x: Array, rope: Rope | None) -> Array:
-    """Queries or keys [B, L, N, 2, K/2], normalised over the head and rotated by halves.
-
-    Computed in float32, in the dtype of `x`. The halves are an axis, and what is turned is `x`
-    itself: then a TPU reads and writes it once.
-    """
-    size = x.shape[-2:]
-    scale = norm.scale[...].reshape(size).astype(jnp.float32)
-    y = x.astype(jnp.float32)
-    factor = norm.factor(y, axis=(-2, -1))
-    if rope is None:
-        return (y * factor * scale).astype(x.dtype)
-    cos, sin = (table[:, None, None] for table in rope)
-    sines = jnp.concatenate([-sin, sin], axis=-2)
-    turned = jnp.flip(x, -2).astype(jnp.float32)
-    y = y * (cos * scale) + turned * (sines * jnp.flip(scale, -2))
-    return (y * factor).astype(x.dtype)
-
-
 class Projection(nnx.Module):
     """Queries, keys and values of one stream: linear, RMS norm over the head, rotation."""
 
@@ -358,7 +339,7 @@ class Projection(nnx.Module):
             for layer, norm in ((to_q, q_norm), (to_k, k_norm))
         )
         v = self.v.to_heads(x, self.heads)
-        return q.reshape(v.shape), k.reshape(v.shape), v
+        return q, k, v
 
 
 class Stream(nnx.Module):

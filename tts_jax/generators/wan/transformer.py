@@ -20,7 +20,7 @@ from flax import nnx
 from jax import Array
 
 from tts_jax.nn.attention import attend, attend_by_frames, attend_in_parts
-from tts_jax.nn.embeddings import frequencies, rotate_halves, timestep_sinusoid
+from tts_jax.nn.embeddings import frequencies, norm_and_turn, timestep_sinusoid
 from tts_jax.nn.linear import Linear, evens_first
 from tts_jax.nn.mlp import FeedForward
 from tts_jax.nn.norms import LayerNorm, RMSNorm
@@ -273,22 +273,19 @@ class Attention(nnx.Module):
         self.heads = (config.heads, config.head_size)
 
     def queries(self, x: Array, rope: Rope | None = None) -> Array:
-        """[B, L, D] -> [B, L, N, K]; channels stand in the order of `evens_first` if rotated."""
-        return self._heads(self.q, self.q_norm, x, rope)
+        """[B, L, D] -> [B, L, N, K]; if rotated, with channels in the order of `evens_first`."""
+        return self._normed(self.q, self.q_norm, x, rope)
 
     def keys_values(self, x: Array, rope: Rope | None = None) -> tuple[Array, Array]:
-        """[B, L, D] -> two [B, L, N, K]; channels of keys as those of queries."""
-        return self._heads(self.k, self.k_norm, x, rope), self.v.to_heads(x, self.heads)
+        """[B, L, D] -> two [B, L, N, K], the keys like the queries."""
+        keys = self._normed(self.k, self.k_norm, x, rope)
+        return keys, self.v.to_heads(x, self.heads)
 
-    def join(self, x: Array) -> Array:
-        """[B, L, N, K] -> [B, L, D]."""
-        return self.out.from_heads(x)
-
-    def _heads(self, layer: Linear, norm: RMSNorm, x: Array, rope: Rope | None) -> Array:
-        if rope is None:
-            return norm.over_heads(layer.to_heads(x, self.heads))
-        layer, norm = (evens_first(own, self.heads[1]) for own in (layer, norm))
-        return rotate_halves(norm.over_heads(layer.to_heads(x, self.heads)), *rope)
+    def _normed(self, layer: Linear, norm: RMSNorm, x: Array, rope: Rope | None) -> Array:
+        count, size = self.heads
+        if rope is not None:
+            layer, norm = (evens_first(part, size) for part in (layer, norm))
+        return norm_and_turn(norm, layer.to_heads(x, (count, 2, size // 2)), rope, axes=3)
 
 
 class Block(nnx.Module):
@@ -340,11 +337,11 @@ class Block(nnx.Module):
                 y = attend_by_frames(q, k, v, seen, implementation=self.implementation)
             else:
                 y = attend(q, k, v, implementation=self.implementation)
-            x = x + gated(self.self_attention.join(y), gate)
+            x = x + gated(self.self_attention.out.from_heads(y), gate)
         with jax.named_scope("cross_attention"):
             q = self.cross_attention.queries(self.cross_norm(x).astype(x.dtype))
             y = attend(q, *text, implementation=self.implementation)
-            x = x + self.cross_attention.join(y)
+            x = x + self.cross_attention.out.from_heads(y)
         y = modulate(x, mlp_shift, mlp_scale, self.epsilon)
         return x + gated(self.mlp(y), mlp_gate), (k, v)
 
