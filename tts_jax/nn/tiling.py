@@ -3,7 +3,8 @@
 B batch  T frames  H W size  C channels. Channels last, [B, T, H, W, C].
 """
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -57,7 +58,8 @@ def in_tiles(
     """Runs over overlapping tiles and joins their outputs; all sizes are rows and columns.
 
     A tile is blended with the already blended, uncropped tile above it, then with the one on its
-    left, and only then cropped: the order is part of the result.
+    left, and only then cropped: the order is part of the result. Rows of tiles come one after the
+    other, those of equal height in one scan: no more than one row is held uncropped.
 
     Args:
       run: [B, T, h, w, C] to [B, T', h', w', C'].
@@ -70,29 +72,55 @@ def in_tiles(
     height, width = x.shape[2:4]
     if height <= size[0] and width <= size[1]:
         return run(x)
-    tops, lefts = range(0, height, stride[0]), range(0, width, stride[1])
-    pieces = {(i, j): x[:, :, i : i + size[0], j : j + size[1]] for i in tops for j in lefts}
-    outputs = {}
-    for shape in dict.fromkeys(p.shape for p in pieces.values()):  # one program per shape
-        places = [place for place, piece in pieces.items() if piece.shape == shape]
-        done = jax.lax.map(run, jnp.stack([pieces[place] for place in places]))
-        outputs |= dict(zip(places, done, strict=True))
-    rows = []
-    for i in tops:
-        for j in lefts:
-            if i:
-                outputs[i, j] = _blend(outputs[i - stride[0], j], outputs[i, j], blend[0], axis=2)
+    rows = [x[:, :, i : i + size[0]] for i in range(0, height, stride[0])]
+    lefts = range(0, width, stride[1])
+
+    def row(ends: list[Array] | None, x: Array, first: Array | None) -> tuple[list[Array], Array]:
+        """One row of tiles: the ends of the blended ones, and what is kept of all of them."""
+        outputs = _by_shape(run, [x[:, :, :, j : j + size[1]] for j in lefts])
+        for j, own in enumerate(outputs):
+            if ends is not None:
+                blended = _blend(ends[j], own, blend[0], axis=2)
+                own = blended if first is None else jnp.where(first, own, blended)
             if j:
-                outputs[i, j] = _blend(outputs[i, j - stride[1]], outputs[i, j], blend[1], axis=3)
-        row = [outputs[i, j][:, :, : keep[0], : keep[1]] for j in lefts]
-        rows.append(jnp.concatenate(row, axis=3))
-    return jnp.concatenate(rows, axis=2)
+                own = _blend(outputs[j - 1], own, blend[1], axis=3)
+            outputs[j] = own
+        kept = [own[:, :, : keep[0], : keep[1]] for own in outputs]
+        tails = [own[:, :, max(own.shape[2] - blend[0], 0) :] for own in outputs]
+        return tails, jnp.concatenate(kept, axis=3)
+
+    ends, pieces = None, []
+    for _, alike in itertools.groupby(rows, lambda x: x.shape):
+        group = list(alike)
+        if len(group) == 1:
+            ends, kept = row(ends, group[0], None)
+            pieces.append(kept)
+            continue
+        first = jnp.arange(len(group)) == (0 if ends is None else -1)
+        if ends is None:
+            shapes, _ = jax.eval_shape(lambda x: row(None, x, None), group[0])
+            ends = [jnp.zeros(shape.shape, shape.dtype) for shape in shapes]
+        ends, kept = jax.lax.scan(
+            lambda ends, own: row(ends, *own), ends, (jnp.stack(group), first)
+        )
+        pieces.append(jnp.concatenate(kept, axis=2))
+    return jnp.concatenate(pieces, axis=2)
+
+
+def _by_shape(run: Callable[[Array], Array], pieces: Sequence[Array]) -> list[Array]:
+    """The output of each piece; those of equal shapes come one after the other in one loop."""
+    outputs: dict[int, Array] = {}
+    for shape in dict.fromkeys(piece.shape for piece in pieces):
+        places = [i for i, piece in enumerate(pieces) if piece.shape == shape]
+        done = jax.lax.map(run, jnp.stack([pieces[i] for i in places]))
+        outputs |= dict(zip(places, done, strict=True))
+    return [outputs[i] for i in range(len(pieces))]
 
 
 def _blend(before: Array, after: Array, extent: int, axis: int) -> Array:
     """`after`, its start faded in over the end of its neighbour along an axis."""
-    extent = min(before.shape[axis], after.shape[axis], extent)
     end = before.shape[axis]
+    extent = min(end, after.shape[axis], extent)
     tail = jax.lax.slice_in_dim(before, end - extent, end, axis=axis)
     head, rest = jnp.split(after, [extent], axis=axis)
     weight = (jnp.arange(extent) / max(extent, 1)).reshape(-1, *[1] * (after.ndim - axis - 1))
