@@ -91,6 +91,16 @@ def write_mp4(path: Path | str, frames: np.ndarray, *, fps: float = 8, size: int
     pixels = enlarge(to_uint8(_checked(frames)), size)
     odd = [(0, n % 2) for n in pixels.shape[1:3]]
     pixels = np.pad(pixels, [(0, 0), *odd, (0, 0)], mode="edge")
+    data = _encode(pixels, fps)
+    # Of pictures below a macroblock x264 makes other bytes in one of some thousand calls, if other
+    # threads compute: what it makes twice is what it always makes.
+    while min(pixels.shape[1:3]) < 16 and (again := _encode(pixels, fps)) != data:
+        data = again
+    write_bytes(path, data)
+
+
+def _encode(pixels: np.ndarray, fps: float) -> bytes:
+    """H.264 in an mp4 file, of uint8 [T, H, W, 3] with even sides."""
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mp4", options={"fflags": "+bitexact"}) as container:
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
@@ -106,7 +116,7 @@ def write_mp4(path: Path | str, frames: np.ndarray, *, fps: float = 8, size: int
             )
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
-    write_bytes(path, buffer.getvalue())
+    return buffer.getvalue()
 
 
 def write_gif(
