@@ -1,6 +1,6 @@
 r"""The embedded world and its small Pyramid-Flow, searched by Tree-of-Frames.
 
-2 CPU cores: first run 29 s with compilation, then 12 s; 1.2 GB of memory. `experiments.evaluate`,
+2 CPU cores: first run 26 s with compilation, then 10 s; 1.1 GB of memory. `experiments.evaluate`,
 200 held-out captions: one sample succeeds on 0.575, random linear search on 0.770 with N=8, a tree
 of about the cost of N=4 on 0.780; 26 minutes on one core.
 
