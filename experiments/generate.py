@@ -345,7 +345,7 @@ def _write(
     media.write_gif(folder / "best.gif", result.best.frames, **video)
     write_contact_sheet(
         folder / "contact_sheet.png",
-        _rows(result, single, outline.num_segments),
+        _rows(result, single if apart else None, outline.num_segments),
         title=tree["prompt"],
         subtitle=summary.describe(config, tree),
     )
@@ -370,8 +370,8 @@ def _write(
     media.write_bytes(folder / "ledger.json", to_json(costs))
 
 
-def _rows(result: SearchResult, single: Node, num_segments: int) -> list[Row]:
-    """The contact sheet's rows: finished paths, pruned ones where they ended, the single sample."""
+def _rows(result: SearchResult, apart: Node | None, num_segments: int) -> list[Row]:
+    """The contact sheet's rows: finished paths, pruned ones where they ended, a sample apart."""
     nodes = {node.path: node for node in result.nodes if node.fidelity == "full"}
     standings = _standings(nodes.values())
     rows = []
@@ -399,16 +399,9 @@ def _rows(result: SearchResult, single: Node, num_segments: int) -> list[Row]:
                 note="no search" if finished and not any(node.path) else "",
             )
         )
-    if not any(row.note for row in rows):
-        rows.append(
-            Row(
-                path=single.path,
-                frames=single.frames,
-                scores=single.scores,
-                note="no search",
-                apart=True,
-            )
-        )
+    if apart:
+        about = dict(path=apart.path, frames=apart.frames, scores=apart.scores)
+        rows.append(Row(**about, note="no search", apart=True))
     return rows
 
 
